@@ -1,30 +1,32 @@
-"""What a ticket record is: one YAML gives prompt, canonical JSON, JSON Schema, validation, and the decoding grammar's source."""
+"""What a ticket record is: fields, canonical JSON, JSON Schema, prompt, validation, tolerant parsing, drafting.
+
+Importing this package loads the standard library only; PyYAML is loaded when a file is read.
+"""
 
 from triagekit.schema.canonical import (
     Segment,
+    allowed_values,
     canonical_json,
     normalise_text,
     record_segments,
 )
-from triagekit.schema.fields import (
-    DependentEnumField,
-    EnumField,
-    Field,
-    TagsField,
-    TextField,
-    allowed_values,
-)
+from triagekit.schema.fields import DependentEnumField, EnumField, Field, LabelField, TagsField, TextField
+from triagekit.schema.json_schema import json_schema
 from triagekit.schema.load import load_schema
 from triagekit.schema.normalise import normalise_record
+from triagekit.schema.parse import ParsedRecord, parse_record
 from triagekit.schema.prompt import schema_prompt
 from triagekit.schema.schema import Schema
 from triagekit.schema.validate import FieldProblem, Verdict, validate_record, verdict
+from triagekit.schema.yaml_text import schema_yaml
 
 __all__ = [
     "DependentEnumField",
     "EnumField",
     "Field",
     "FieldProblem",
+    "LabelField",
+    "ParsedRecord",
     "Schema",
     "Segment",
     "TagsField",
@@ -32,11 +34,14 @@ __all__ = [
     "Verdict",
     "allowed_values",
     "canonical_json",
+    "json_schema",
     "load_schema",
     "normalise_record",
     "normalise_text",
+    "parse_record",
     "record_segments",
     "schema_prompt",
+    "schema_yaml",
     "validate_record",
     "verdict",
 ]

@@ -1,4 +1,8 @@
-"""Canonical JSON: one exact rendering of a record, and the segments that training and decoding tokenise it by."""
+"""The one exact rendering of a record, as a whole and in the segments that training and decoding share.
+
+A segment is either skeleton (the same for every record that took the same choices so far: keys, quotes, commas) or
+value (what was chosen). Training tokenises each segment alone; the decoder writes skeletons without asking the model.
+"""
 
 from __future__ import annotations
 
@@ -8,72 +12,109 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from triagekit.schema.fields import TagsField, TextField
+from triagekit.errors import TriageError
+from triagekit.schema.fields import DependentEnumField, TagsField, TextField
 from triagekit.schema.schema import Schema
 
-_BLANK = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]+")
+_BLANK = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ufeff]+")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Segment:
-    """A piece of a record's text. `field` names the field of a value segment."""
+    """A piece of canonical JSON. `field` is set for value segments: the name of the field it belongs to."""
 
     kind: Literal["skeleton", "value"]
     text: str
     field: str | None = None
 
 
-def canonical_json(schema: Schema, record: Mapping[str, Any]) -> str:
-    """The record as compact JSON, keys in schema order. The record must be valid."""
-    return json.dumps({name: record[name] for name in schema.field_names}, ensure_ascii=False, separators=(",", ":"))
+def normalise_text(text: str, max_length: int) -> str:
+    """How a text field's value looks in a record.
+
+    Runs of whitespace and control characters become one space, ends are stripped, the rest is cut at `max_length`
+    characters (code points). Halves of UTF-16 pairs are joined, and replaced by U+FFFD if they stand alone, because
+    they could not be written as UTF-8. Idempotent.
+    """
+    if _SURROGATE.search(text):
+        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return _BLANK.sub(" ", text).strip()[:max_length].rstrip()
+
+
+def escape(text: str) -> str:
+    """The content of a JSON string, without its quotes; everything outside ASCII stays as it is."""
+    return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
 def record_segments(schema: Schema, record: Mapping[str, Any]) -> list[Segment]:
-    """Segments whose joined texts are the canonical JSON of a valid record.
+    """The segments of a record; their joined texts are its canonical JSON.
 
-    Values are JSON-escaped content; quotes belong to the skeleton. A nullable field has a value segment `null` or `"`
-    in front; an array has value segments `[]`, or `["` … `","` … `"]` around its tags.
+    Skeleton and value segments follow each other as the record is read; two skeletons never touch.
+    - Text and enum: skeleton ends with the opening quote, value is the escaped content, the next skeleton begins with
+      the closing quote.
+    - Nullable: skeleton ends with `"field":`, then a value `null` or a value `"`; after `"` as above.
+    - Tags: skeleton ends with `"field":`, then value `[]`, or value `["`, the first tag, and for each further one a
+      value `","` and the tag, then value `"]`.
+    Empty content gives an empty value segment, so that every record of a schema without nullable fields and tags has
+    the same number of segments.
+
+    Raises TriageError if the record is not valid under the schema.
     """
+    from triagekit.schema.validate import validate_record
+
+    problems = validate_record(schema, record)
+    if problems:
+        said = "; ".join(f"{problem.field}: {problem.message}" for problem in problems)
+        raise TriageError(f"This record is not valid under schema '{schema.name}': {said}")
     segments: list[Segment] = []
     skeleton = "{"
-
-    def value(text: str) -> None:
-        nonlocal skeleton
-        if skeleton:
+    for position, a_field in enumerate(schema.fields):
+        name, value = a_field.name, record[a_field.name]
+        skeleton += f'{"," if position else ""}"{name}":'
+        if isinstance(a_field, TagsField):
             segments.append(Segment("skeleton", skeleton))
+            segments.extend(Segment("value", text, name) for text in _tag_texts(value))
             skeleton = ""
-        segments.append(Segment("value", text, field.name))
-
-    for number, field in enumerate(schema.fields):
-        given = record[field.name]
-        skeleton += ("," if number else "") + json.dumps(field.name, ensure_ascii=False) + ":"
-        if isinstance(field, TagsField):
-            value('["' if given else "[]")
-            for position, tag in enumerate(given):
-                if position:
-                    value('","')
-                value(_escaped(tag))
-            if given:
-                value('"]')
             continue
-        if given is None:
-            value("null")
-            continue
-        if field.nullable:
-            value('"')
+        if a_field.nullable:
+            segments.append(Segment("skeleton", skeleton))
+            segments.append(Segment("value", "null" if value is None else '"', name))
+            skeleton = ""
         else:
-            skeleton += '"'
-        value(_escaped(given))
-        skeleton += '"'
+            segments.append(Segment("skeleton", skeleton + '"'))
+        if value is not None:
+            segments.append(Segment("value", escape(value), name))
+            skeleton = '"'
     segments.append(Segment("skeleton", skeleton + "}"))
     return segments
 
 
-def normalise_text(text: str, max_length: int) -> str:
-    """Text as it stands in a record: blank and control characters to single spaces, stripped, cut at `max_length`."""
-    return _SURROGATE.sub("\ufffd", _BLANK.sub(" ", text)).strip()[:max_length].rstrip()
+def _tag_texts(tags: list[str]) -> list[str]:
+    if not tags:
+        return ["[]"]
+    texts = ['["', escape(tags[0])]
+    for tag in tags[1:]:
+        texts += ['","', escape(tag)]
+    return [*texts, '"]']
 
 
-def _escaped(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)[1:-1]
+def canonical_json(schema: Schema, record: Mapping[str, Any]) -> str:
+    """The record as JSON: keys in the schema's order, no whitespace, nothing outside ASCII escaped.
+
+    Raises TriageError if the record is not valid under the schema.
+    """
+    return "".join(segment.text for segment in record_segments(schema, record))
+
+
+def allowed_values(schema: Schema, field_name: str, record_so_far: Mapping[str, Any]) -> tuple[str, ...]:
+    """The values that a label field may take next to the values of the fields before it.
+
+    Empty for a text field, and for a dependent field whose parent is null, unknown, absent, or allows only null.
+    """
+    a_field = schema.field(field_name)
+    if isinstance(a_field, TextField):
+        return ()
+    if isinstance(a_field, DependentEnumField):
+        parent = record_so_far.get(a_field.parent)
+        return a_field.values_by_parent.get(parent, ()) if isinstance(parent, str) else ()
+    return a_field.values

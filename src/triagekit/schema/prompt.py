@@ -1,33 +1,47 @@
-"""The schema in words: the system message of the `explicit` prompt strategy."""
+"""The schema in words, for the system message of the explicit prompt strategy: short, because every ticket pays for it."""
 
 from __future__ import annotations
 
-from triagekit.schema.fields import DependentEnumField, Field, TagsField, TextField
+import json
+
+from triagekit.schema.fields import DependentEnumField, Field, TagsField, TextField, is_nullable
 from triagekit.schema.schema import Schema
+
+OPENING = "Read the support ticket and answer with one JSON object and nothing else. Its keys, in this order:"
 
 
 def schema_prompt(schema: Schema) -> str:
-    """What to do, then one line a field in output order, with every value."""
-    lines = [
-        "Turn the support ticket into one JSON record with exactly these fields, in this order:",
-        *(f"- {field.name}: {_describe(field)}" for field in schema.fields),
-        "Answer with the JSON only.",
-    ]
+    """What an answer has to look like: every field with its values, values per parent for dependent fields.
+
+    One line for each field and each parent value; values are separated by ` | `. Depends on nothing but the schema.
+    """
+    lines = [OPENING]
+    for a_field in schema.fields:
+        lines += _field_lines(a_field)
     return "\n".join(lines)
 
 
-def _describe(field: Field) -> str:
-    about = f"{field.description.rstrip('.')}; " if field.description else ""
-    if isinstance(field, TextField):
-        return f"{about}text, at most {field.max_length} characters{_or_null(field.nullable)}"
-    if isinstance(field, TagsField):
-        return f"{about}list of up to {field.max_items} of {' | '.join(field.values)}"
-    if isinstance(field, DependentEnumField):
-        pairs = "; ".join(f"{parent}: {' | '.join(values)}" for parent, values in field.values_by_parent.items())
-        return f"{about}depends on {field.parent}: {pairs}{_or_null(field.nullable)}"
-    order = " (in rising order)" if field.ordered else ""
-    return f"{about}{' | '.join(field.values)}{order}{_or_null(field.nullable)}"
+def _field_lines(a_field: Field) -> list[str]:
+    null = " or null" if is_nullable(a_field) else ""
+    described = f" ({a_field.description})" if a_field.description else ""
+    head = f"- {a_field.name}{described}:"
+    if isinstance(a_field, TextField):
+        return [f"{head} text, at most {a_field.max_length} characters{null}"]
+    if isinstance(a_field, TagsField):
+        return [f"{head} array of at most {a_field.max_items}, possibly none, of {_listed(a_field.values)}"]
+    if isinstance(a_field, DependentEnumField):
+        lines = [
+            f"  {_plain(parent)}: {_listed(values) + null if values else 'null'}"
+            for parent, values in a_field.values_by_parent.items()
+        ]
+        return [f"{head} by {a_field.parent}", *lines]
+    return [f"{head} {_listed(a_field.values)}{null}"]
 
 
-def _or_null(nullable: bool) -> str:
-    return ", or null" if nullable else ""
+def _listed(values: tuple[str, ...]) -> str:
+    return " | ".join(_plain(value) for value in values)
+
+
+def _plain(value: str) -> str:
+    """The value as it is; in JSON quotes where a reader could not tell where it ends."""
+    return json.dumps(value, ensure_ascii=False) if any(sign in value for sign in '|":') else value

@@ -1,4 +1,4 @@
-"""A record schema: named fields in output order."""
+"""A ticket record's definition: the one source of prompt, canonical JSON, JSON Schema, grammar and validator."""
 
 from __future__ import annotations
 
@@ -7,96 +7,114 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from triagekit.errors import TriageError, did_you_mean
 from triagekit.files.fingerprint import fingerprint_json
-from triagekit.schema.fields import DependentEnumField, EnumField, Field, TagsField, TextField, folded
+from triagekit.schema.fields import DependentEnumField, EnumField, Field, LabelField, TagsField, TextField
 
 DEFAULT_INSTRUCTIONS = (
-    "Turn this ticket into its JSON record.",
-    "Read the request below and fill in the record as JSON.",
-    "Classify the message and answer with the JSON record only.",
-    "Extract the ticket's fields as one JSON object.",
+    "Turn this support ticket into its JSON record.",
+    "Read the ticket and fill in the record. Answer with JSON only.",
+    "Sort this request: give the JSON record for it.",
+    "Which record belongs to this ticket? Reply in JSON.",
 )
+"""Used where a schema brings no instructions of its own."""
 
 
 @dataclass(frozen=True)
 class Schema:
-    """Fields in the order in which they stand in every record."""
+    """What a ticket record is. The order of `fields` is the order of the keys in every record's JSON.
+
+    `instructions` are the short prompts of the implicit strategy, which names no fields and no values.
+    Raises ProblemsError with every mistake at once if the fields do not fit together.
+    """
 
     name: str
-    title: str
-    description: str
-    fields: tuple[Field, ...]
+    title: str = ""
+    description: str = ""
     instructions: tuple[str, ...] = DEFAULT_INSTRUCTIONS
+    fields: tuple[Field, ...] = ()
+
+    def __post_init__(self) -> None:
+        from triagekit.schema.definition import check_definition
+
+        check_definition(self.to_dict())
 
     @cached_property
-    def _by_name(self) -> dict[str, Field]:
-        return {field.name: field for field in self.fields}
-
-    def field(self, name: str) -> Field:
-        """The field called `name`. Raises KeyError."""
-        return self._by_name[name]
+    def by_name(self) -> dict[str, Field]:
+        """Field name → field, in order."""
+        return {a_field.name: a_field for a_field in self.fields}
 
     @cached_property
     def field_names(self) -> tuple[str, ...]:
-        """Names in output order."""
-        return tuple(self._by_name)
+        """The keys of a record, in order."""
+        return tuple(self.by_name)
 
     @cached_property
-    def label_fields(self) -> tuple[Field, ...]:
-        """All fields but free text."""
-        return tuple(field for field in self.fields if not isinstance(field, TextField))
+    def label_fields(self) -> tuple[LabelField, ...]:
+        """Every field with a closed set of values: all but text."""
+        return tuple(a_field for a_field in self.fields if not isinstance(a_field, TextField))
 
-    @cached_property
-    def spellings(self) -> dict[str, dict[str, str]]:
-        """For each label field: folded spelling (values and aliases) → value as declared."""
-        tables: dict[str, dict[str, str]] = {}
-        for field in self.label_fields:
-            aliases = field.aliases if isinstance(field, EnumField | DependentEnumField) else {}
-            table = {folded(alias): value for alias, value in aliases.items()}
-            values = () if isinstance(field, TextField) else field.values
-            tables[field.name] = table | {folded(value): value for value in values}
-        return tables
+    def field(self, name: str) -> Field:
+        """The field called `name`. Raises TriageError with the nearest name if there is none."""
+        try:
+            return self.by_name[name]
+        except KeyError:
+            raise TriageError(
+                f"Schema '{self.name}' has no field '{name}'. {did_you_mean(name, self.field_names)}"
+            ) from None
 
     @cached_property
     def fingerprint(self) -> str:
-        """Content fingerprint of everything that prompts, targets or decoding depend on; order counts."""
-        return fingerprint_json(self.to_dict())
+        """Fingerprint of which records are valid and how they are written.
+
+        Titles, descriptions, instructions and aliases are left out: they change prompts (which have a fingerprint of
+        their own) or the reading of raw data, never what a record is.
+        """
+        dropped = ("description", "aliases")
+        return fingerprint_json(
+            [
+                {key: value for key, value in field_to_dict(a_field).items() if key not in dropped}
+                for a_field in self.fields
+            ]
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form in the layout of the YAML file."""
+        """The same keys as in the YAML file; only JSON types; defaults left out of the fields."""
         return {
             "name": self.name,
             "title": self.title,
             "description": self.description,
             "instructions": list(self.instructions),
-            "fields": [_field_dict(field) for field in self.fields],
+            "fields": [field_to_dict(a_field) for a_field in self.fields],
         }
 
     @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> Schema:
-        """The schema of to_dict. Raises ProblemsError with every mistake."""
-        from triagekit.schema.load import schema_from_data
+    def from_dict(cls, data: Mapping[str, Any]) -> Schema:
+        """Inverse of to_dict; also what a YAML file holds. Raises ProblemsError with every mistake at once."""
+        from triagekit.schema.definition import read_definition
 
-        return schema_from_data(stored)
+        return cls(**read_definition(data))
 
 
-def _field_dict(field: Field) -> dict[str, Any]:
-    result: dict[str, Any] = {"name": field.name}
-    if isinstance(field, TextField):
-        result |= {"kind": "text", "max_length": field.max_length}
-    elif isinstance(field, TagsField):
-        result |= {"kind": "tags", "values": list(field.values), "max_items": field.max_items}
-    elif isinstance(field, EnumField):
-        result |= {"kind": "enum", "values": list(field.values)}
-        if field.ordered:
-            result["ordered"] = True
-    elif isinstance(field, DependentEnumField):
-        pairs = {parent: list(values) for parent, values in field.values_by_parent.items()}
-        result |= {"kind": "enum", "depends_on": field.parent, "values": pairs}
-    if isinstance(field, EnumField | DependentEnumField) and field.aliases:
-        result["aliases"] = dict(field.aliases)
-    if not isinstance(field, TagsField) and field.nullable:
-        result["optional"] = True
-    if field.description:
-        result["description"] = field.description
-    return result
+def field_to_dict(a_field: Field) -> dict[str, Any]:
+    """One field as it would stand in the YAML file."""
+    data: dict[str, Any] = {"name": a_field.name}
+    match a_field:
+        case TextField():
+            data |= {"kind": "text", "max_length": a_field.max_length}
+        case EnumField():
+            data |= {"kind": "enum", "values": list(a_field.values)}
+            if a_field.ordered:
+                data["ordered"] = True
+        case DependentEnumField():
+            values = {parent: list(allowed) for parent, allowed in a_field.values_by_parent.items()}
+            data |= {"kind": "enum", "depends_on": a_field.parent, "values": values}
+        case TagsField():
+            data |= {"kind": "tags", "max_items": a_field.max_items, "values": list(a_field.values)}
+    if isinstance(a_field, EnumField | DependentEnumField) and a_field.aliases:
+        data["aliases"] = dict(a_field.aliases)
+    if not isinstance(a_field, TagsField) and a_field.nullable:
+        data["optional"] = True
+    if a_field.description:
+        data["description"] = a_field.description
+    return data

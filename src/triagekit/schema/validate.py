@@ -1,23 +1,23 @@
-"""Every problem of a record, each with field, value and nearest valid value; and the verdict that follows."""
+"""Every problem of a record, each with its field, its value and the nearest valid value; and the verdict on it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from typing import Any, Literal
 
 from triagekit.errors import nearest
-from triagekit.schema.canonical import normalise_text
-from triagekit.schema.fields import DependentEnumField, Field, TagsField, TextField, allowed_values
+from triagekit.schema.fields import DependentEnumField, EnumField, TagsField, TextField
 from triagekit.schema.schema import Schema
 
 Verdict = Literal["auto", "review", "error"]
-"""auto: valid, can be applied; review: a person should look; error: there is no record."""
 
 
 @dataclass(frozen=True)
 class FieldProblem:
-    """What is wrong with one field of one record."""
+    """One thing wrong with a record. `field` is empty if it concerns the record as a whole."""
 
     field: str
     value: Any
@@ -25,75 +25,142 @@ class FieldProblem:
     nearest: str | None = None
 
     def __str__(self) -> str:
-        hint = f" Nearest: '{self.nearest}'." if self.nearest else ""
-        return f"{self.field}: {self.message}{hint}"
-
-
-def validate_record(schema: Schema, record: Any) -> list[FieldProblem]:
-    """All problems; an empty list means that the record is exactly what the schema asks for."""
-    if not isinstance(record, Mapping):
-        return [FieldProblem("", record, f"a record is an object, not a {type(record).__name__}.")]
-    problems: list[FieldProblem] = []
-    for field in schema.fields:
-        if field.name not in record:
-            problems.append(FieldProblem(field.name, None, "is missing."))
-        else:
-            problems.extend(_field_problems(schema, field, record))
-    for name, value in record.items():
-        if name not in schema.field_names:
-            match = nearest(name, schema.field_names)
-            problems.append(FieldProblem(str(name), value, "is not a field of this schema.", match))
-    return problems
+        text = f"{self.field}: {self.message}" if self.field else self.message
+        return f"{text} Nearest: '{self.nearest}'." if self.nearest is not None else text
 
 
 def verdict(problems: Sequence[FieldProblem], parsed: bool = True) -> Verdict:
-    """error: nothing could be parsed; review: some problem; auto: none."""
+    """`error`: no record could be read; `review`: something in it is wrong; `auto`: nothing is."""
     if not parsed:
         return "error"
     return "review" if problems else "auto"
 
 
-def _field_problems(schema: Schema, field: Field, record: Mapping[str, Any]) -> list[FieldProblem]:
-    value = record[field.name]
-    if isinstance(field, TagsField):
-        return _tags_problems(field, value)
-    if value is None:
-        return [] if field.nullable else [FieldProblem(field.name, None, "must not be null.")]
-    if not isinstance(value, str):
-        return [FieldProblem(field.name, value, f"must be text, not {type(value).__name__} {value!r}.")]
-    if isinstance(field, TextField):
-        return _text_problems(field, value)
-    allowed = allowed_values(schema, field.name, record)
-    if value in allowed:
-        return []
-    if isinstance(field, DependentEnumField) and value in field.values:
-        parent = record.get(field.parent)
-        message = f"'{value}' does not go with {field.parent} '{parent}'."
-        return [FieldProblem(field.name, value, message, nearest(value, allowed))]
-    return [FieldProblem(field.name, value, f"'{value}' is not a value of this field.", nearest(value, allowed))]
-
-
-def _text_problems(field: TextField, value: str) -> list[FieldProblem]:
-    if not value.strip():
-        return [FieldProblem(field.name, value, "must not be empty.")]
-    if len(value) > field.max_length:
-        message = f"has {len(value)} characters; at most {field.max_length} are allowed."
-        return [FieldProblem(field.name, value, message)]
-    if value != normalise_text(value, field.max_length):
-        return [FieldProblem(field.name, value, "must be one line without control characters or doubled spaces.")]
-    return []
-
-
-def _tags_problems(field: TagsField, value: Any) -> list[FieldProblem]:
-    if not isinstance(value, list):
-        return [FieldProblem(field.name, value, f"must be a list, not {type(value).__name__}.")]
-    problems = [
-        FieldProblem(field.name, tag, f"'{tag}' is not a value of this field.", nearest(tag, field.values))
-        for tag in value
-        if tag not in field.values
-    ]
-    if len(value) > field.max_items:
-        problems.append(FieldProblem(field.name, value, f"has {len(value)} tags; at most {field.max_items} are allowed."))
-    if not problems and value != [tag for tag in field.values if tag in value]:
-        problems.append(FieldProblem(field.name, value, "must list each tag once, in the order of the schema."))
+def validate_record(schema: Schema, record: Any) -> list[FieldProblem]:
+    """Every problem of `record`, in the order of the fields; unknown keys last. Empty for a valid record."""
+    if not isinstance(record, dict | Mapping):
+        return [FieldProblem("", record, f"expected a JSON object, found {_kind(record)}.")]
+    problems: list[FieldProblem] = []
+    missing = 0
+    for a_field in schema.fields:
+        name = a_field.name
+        if name not in record:
+            missing += 1
+            problems.append(FieldProblem(name, None, "the field is missing."))
+            continue
+        value = record[name]
+        if value is None:
+            if isinstance(a_field, TagsField) or not a_field.nullable:
+                expected = "an array" if isinstance(a_field, TagsField) else "a text"
+                problems.append(FieldProblem(name, None, f"expected {expected}, found null."))
+        elif isinstance(a_field, EnumField):
+            if not (isinstance(value, str) and value in a_field.value_set):
+                problems.append(_outside(name, value, a_field.values))
+        elif isinstance(a_field, DependentEnumField):
+            problem = _dependent(a_field, value, record)
+            if problem is not None:
+                problems.append(problem)
+        elif isinstance(a_field, TextField):
+            problem = _text(a_field, value)
+            if problem is not None:
+                problems.append(problem)
+        else:
+            problems.extend(_tags(a_field, value))
+    if len(record) > len(schema.fields) - missing:
+        for key, value in record.items():
+            if key not in schema.by_name:
+                problems.append(
+                    FieldProblem(
+                        str(key), value, "the schema has no such field.", _nearest(str(key), schema.field_names)
+                    )
+                )
     return problems
+
+
+def _text(a_field: TextField, value: Any) -> FieldProblem | None:
+    if not isinstance(value, str):
+        return FieldProblem(a_field.name, value, f"expected a text, found {_kind(value)}.")
+    if len(value) > a_field.max_length:
+        message = f"the text has {len(value)} characters; at most {a_field.max_length} are allowed."
+        return FieldProblem(a_field.name, value, message)
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        message = "the text has half of a UTF-16 pair in it, which cannot be written as UTF-8."
+        return FieldProblem(a_field.name, value, message)
+    return None
+
+
+def _outside(name: str, value: Any, values: tuple[str, ...]) -> FieldProblem:
+    if isinstance(value, str):
+        return FieldProblem(name, value, f"'{value}' is not one of its {len(values)} values.", _nearest(value, values))
+    digits = _digits(value)
+    return FieldProblem(name, value, f"expected a text, found {_kind(value)}.", digits if digits in values else None)
+
+
+def _dependent(a_field: DependentEnumField, value: Any, record: Mapping[str, Any]) -> FieldProblem | None:
+    name = a_field.name
+    if not isinstance(value, str) or value not in a_field.value_set:
+        return _outside(name, value, a_field.values)
+    parent = record.get(a_field.parent)
+    if parent is None and a_field.parent in record:
+        return FieldProblem(name, value, f"must be null where {a_field.parent} is null.")
+    allowed = a_field.value_sets.get(parent) if isinstance(parent, str) else None
+    # A parent that is itself wrong is told once, at the parent.
+    if allowed is None or value in allowed:
+        return None
+    owners = a_field.parents_of[value]
+    message = f"'{value}' does not go with {a_field.parent} '{parent}', only with {_listed(owners)}."
+    return FieldProblem(name, value, message, _nearest(value, a_field.values_by_parent[str(parent)]))
+
+
+def _tags(a_field: TagsField, value: Any) -> list[FieldProblem]:
+    name = a_field.name
+    if not isinstance(value, list | tuple):
+        return [FieldProblem(name, value, f"expected an array, found {_kind(value)}.")]
+    problems = [
+        _outside(name, tag, a_field.values) for tag in value if not (isinstance(tag, str) and tag in a_field.value_set)
+    ]
+    if problems:
+        return problems
+    places = [a_field.positions[tag] for tag in value]
+    if len(set(places)) < len(places):
+        problems.append(FieldProblem(name, value, "a tag stands there twice."))
+    elif any(left > right for left, right in pairwise(places)):
+        problems.append(FieldProblem(name, value, "the tags are not in the declared order."))
+    if len(value) > a_field.max_items:
+        problems.append(FieldProblem(name, value, f"{len(value)} tags; at most {a_field.max_items} are allowed."))
+    return problems
+
+
+@lru_cache(maxsize=8192)
+def _nearest(value: str, choices: tuple[str, ...]) -> str | None:
+    # Archives repeat their mistakes, and the search for the nearest value is a thousand times slower than the check.
+    return nearest(value[:200], choices)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(f"'{name}'" for name in names[:5]) + (", …" if len(names) > 5 else "")
+
+
+def _digits(value: Any) -> str:
+    """A number in figures; Python refuses to write whole numbers of thousands of digits."""
+    if isinstance(value, int) and value.bit_length() > 200:
+        return "beyond 200 bits"
+    return str(value) if isinstance(value, int | float) else ""
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return f"the number {_digits(value)}"
+    if isinstance(value, str):
+        return "a text"
+    return (
+        "an array"
+        if isinstance(value, list | tuple)
+        else "an object"
+        if isinstance(value, Mapping)
+        else "something else"
+    )
