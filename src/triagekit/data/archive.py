@@ -1,0 +1,55 @@
+"""Tickets of an archive to be scored: streamed, in a fixed order, each with its place, so that shards can be counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from triagekit.data.collect import columns_seen, look_ahead
+from triagekit.data.mapping import DataMapping, RowMapper, check_columns
+from triagekit.data.pieces import Reject
+from triagekit.data.source_settings import SourceSettings
+from triagekit.data.sources import read_source
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """An unlabelled ticket. `id` is `file:line` where the archive has no id column; ids are not checked for repeats."""
+
+    id: str
+    text: str
+    line: int
+    file: str
+    slices: dict[str, str] = field(default_factory=dict)
+
+
+def iter_tickets(
+    path: Path, mapping: DataMapping | None = None, settings: SourceSettings | None = None
+) -> Iterator[Ticket | Reject]:
+    """Tickets and rejects of a file or folder with flat memory; the n-th piece is the same in every reading.
+
+    Without a mapping the text is the column `text` (or what a known format calls so) and the id the column `id`.
+    Columns that a mapping names for labels need not be there. Raises TriageError where text or id column are missing.
+    """
+    mapper = RowMapper(_without_labels(mapping or DataMapping()))
+    ahead, pieces = look_ahead(read_source(path, settings))
+    columns, _ = columns_seen(mapper, ahead)
+    if columns:
+        check_columns(mapper, columns, (), "mapping")
+    for piece in pieces:
+        if isinstance(piece, Reject):
+            yield piece
+            continue
+        mapped = mapper.apply(piece)
+        if isinstance(mapped, Reject):
+            yield mapped
+        else:
+            identity = mapped.id or f"{piece.file}:{piece.line}"
+            yield Ticket(identity, mapped.text, piece.line, piece.file, mapped.slices)
+
+
+def _without_labels(mapping: DataMapping) -> DataMapping:
+    chosen = "columns" if mapping.is_for_columns() else mapping.format
+    nothing: dict[str, object] = {"labels": {}, "values": {}, "fallback": {}, "constants": {}, "tags": {}, "slices": {}}
+    return mapping.model_copy(update={**nothing, "format": chosen})

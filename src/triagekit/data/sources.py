@@ -1,0 +1,178 @@
+"""Rows of a file or folder, streamed. Whatever is broken becomes a Reject with its place; good rows always come out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from triagekit.data.byte_streams import BrokenSource, byte_chunks
+from triagekit.data.csv_reader import read_csv
+from triagekit.data.encodings import SURROGATES, detect_encoding, mend_surrogates, split_sample, text_chunks
+from triagekit.data.json_reader import JsonStream, read_jsonl
+from triagekit.data.parquet_reader import read_parquet
+from triagekit.data.pieces import RawRow, Reject
+from triagekit.data.source_settings import SourceSettings
+from triagekit.data.text_lines import LineSource, text_lines
+from triagekit.errors import TriageError, nearest
+
+__all__ = ["RawRow", "Reject", "SourceSettings", "file_name", "read_source", "source_files"]
+
+FORMATS = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".txt": "text",
+}
+COMPRESSIONS = (".gz", ".zst")
+STRAY_BYTES = "stray bytes read as Windows-1252"
+
+
+def source_files(path: Path) -> list[Path]:
+    """The files of a source in a fixed order: the file itself, or all files below a folder but hidden ones.
+
+    Raises TriageError where nothing is there.
+    """
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        siblings = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
+        match = nearest(path.name, siblings)
+        hint = f" Did you mean '{path.parent / match}'?" if match else ""
+        raise TriageError(f"No file or folder at {path}.{hint}")
+    files = [item for item in path.rglob("*") if item.is_file() and not _hidden(item.relative_to(path))]
+    if not files:
+        raise TriageError(f"The folder {path} holds no files.")
+    return sorted(files, key=lambda item: item.relative_to(path).as_posix())
+
+
+def file_name(path: Path, root: Path) -> str:
+    """How a file of the source `root` is named in rows and rejects: free of the place where the source lies."""
+    return path.name if path == root else path.relative_to(root).as_posix()
+
+
+def read_source(path: Path, settings: SourceSettings | None = None) -> Iterator[RawRow | Reject]:
+    """Rows and rejects of a file or of every file of a folder, in a fixed order, with flat memory.
+
+    CSV, TSV, JSON Lines, JSON arrays, Parquet and plain lines of text, each also gzip or zstd. A bad piece never
+    raises; raises TriageError only where there is nothing to read or a library is missing.
+    """
+    chosen = settings or SourceSettings()
+    for file in source_files(path):
+        yield from read_file(file, file_name(file, path), chosen)
+
+
+def read_file(path: Path, name: str, settings: SourceSettings) -> Iterator[RawRow | Reject]:
+    """Rows and rejects of one file, called `name` in them."""
+    try:
+        kind = settings.format if settings.format != "auto" else format_of(path)
+        if kind == "parquet":
+            pieces = read_parquet(path, name)
+        elif kind == "unknown":
+            known = ", ".join(FORMATS)
+            yield Reject(name, 0, "unknown kind of file", "", f"known endings: {known}, each also .gz or .zst")
+            return
+        else:
+            pieces = _read_text(path, name, kind, settings)
+        for piece in pieces:
+            yield _decoded(piece) if isinstance(piece, RawRow) else piece
+    except OSError as error:
+        yield Reject(name, 0, "unreadable file", "", str(error.strerror))
+
+
+def format_of(path: Path) -> str:
+    """Format by the ending before any .gz or .zst; by content where the ending says nothing; else 'unknown'."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    while suffixes and suffixes[-1] in COMPRESSIONS:
+        suffixes.pop()
+    if suffixes and suffixes[-1] in FORMATS:
+        return FORMATS[suffixes[-1]]
+    try:
+        head = next(byte_chunks(path), b"")
+    except BrokenSource:
+        return "unknown"
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    return "jsonl" if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{" else "unknown"
+
+
+def _read_text(path: Path, name: str, kind: str, settings: SourceSettings) -> Iterator[RawRow | Reject]:
+    sample, chunks = split_sample(byte_chunks(path))
+    encoding, skip = detect_encoding(sample)
+    if settings.encoding != "auto" and not skip:
+        encoding = settings.encoding
+    text = text_chunks(chunks, encoding, skip)
+    head = sample[skip : skip + 65_536].decode(encoding, "replace")
+    if kind in ("json", "jsonl") and _is_stream(head, kind):
+        return iter(JsonStream(text, name, settings.max_row_characters))
+    if "\r" in head and "\n" not in head and kind != "json":
+        text = (chunk.replace("\r", "\n") for chunk in text)
+    source = LineSource(text_lines(text, settings.max_row_characters))
+    if kind in ("json", "jsonl"):
+        return read_jsonl(source, name)
+    if kind == "text":
+        return _read_plain(source, name)
+    return read_csv(source, name, settings, tabs=kind == "tsv")
+
+
+def _is_stream(head: str, kind: str) -> bool:
+    """Whether the JSON is an array or spread over lines; one object a line is read faster and mends better."""
+    start = head.lstrip()
+    if re.match(r"\[\s*(\{|\]|$)", start):
+        return True
+    if kind == "jsonl":
+        return False
+    if start.startswith("["):
+        return True
+    first = start.split("\n", 1)[0].rstrip()
+    # `{` alone on the first line, or a line that stops inside the object: pretty-printed JSON.
+    return start.startswith("{") and (first.endswith(("{", ",", "[")) or not first.endswith("}")) and "\n" in start
+
+
+def _read_plain(source: LineSource, name: str) -> Iterator[RawRow | Reject]:
+    while (line := source.next()) is not None:
+        if line.problem is not None:
+            yield Reject(name, line.number, line.problem[0], line.text, line.problem[1])
+        elif "\0" in line.text:
+            yield Reject(name, line.number, "NUL byte", line.text)
+        elif line.text.strip():
+            yield RawRow(line.number, name, {"text": line.text.rstrip("\r\n")})
+
+
+def _decoded(row: RawRow) -> RawRow | Reject:
+    """The row with stray bytes read, or a Reject where they make no sense."""
+    mended: dict[str, Any] = {}
+    changed = False
+    for key, value in row.values.items():
+        new_key, new_value = _mend(key), _mend(value)
+        if new_key is None or (new_value is None and value is not None):
+            return Reject(row.file, row.line, "undecodable bytes", str(value), f"in column '{key}'")
+        changed = changed or new_key is not key or new_value is not value
+        mended[new_key] = new_value
+    return RawRow(row.line, row.file, mended, (*row.repairs, STRAY_BYTES)) if changed else row
+
+
+def _mend(value: Any) -> Any:
+    """`value` with the lone surrogates in its texts mended; itself where there are none; None where impossible."""
+    if isinstance(value, str):
+        return value if value.isascii() or SURROGATES.search(value) is None else mend_surrogates(value)
+    if isinstance(value, list):
+        items = [_mend(item) for item in value]
+        if any(new is None and old is not None for new, old in zip(items, value, strict=True)):
+            return None
+        return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
+    if isinstance(value, dict):
+        inner = {key: _mend(item) for key, item in value.items()}
+        if any(inner[key] is None and item is not None for key, item in value.items()):
+            return None
+        return inner if any(inner[key] is not item for key, item in value.items()) else value
+    return value
+
+
+def _hidden(relative: Path) -> bool:
+    return any(part.startswith((".", "_")) for part in relative.parts)
