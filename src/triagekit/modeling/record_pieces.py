@@ -1,0 +1,98 @@
+"""Every piece of text that a record can be made of: how long it can get, and which tokens the schema can emit."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from triagekit.schema import (
+    Field,
+    Schema,
+    TagsField,
+    TextField,
+    allowed_values,
+    record_segments,
+)
+
+if TYPE_CHECKING:
+    from triagekit.modeling.segments import SegmentTokenizer
+
+Encode = Callable[[str], tuple[int, ...]]
+
+CHARACTERS_PER_TOKEN = 3
+"""Below the 3.5-5 of English and Spanish under common vocabularies: rather some tokens too many kept free."""
+
+
+def sample_records(schema: Schema) -> list[dict[str, Any]]:
+    """Two valid records that between them show every skeleton: nothing null, and everything null that may be."""
+    records: list[dict[str, Any]] = []
+    for leave_out in (False, True):
+        record: dict[str, Any] = {}
+        for field in schema.fields:
+            if leave_out and getattr(field, "nullable", False):
+                record[field.name] = None
+            elif isinstance(field, TextField):
+                record[field.name] = "a"
+            elif isinstance(field, TagsField):
+                record[field.name] = [] if leave_out else list(field.values[:1])
+            else:
+                values = allowed_values(schema, field.name, record)
+                record[field.name] = values[0] if values else None
+        records.append(record)
+    return records
+
+
+def skeleton_texts(schema: Schema) -> list[str]:
+    """Every skeleton text that a record of this schema can contain, first-seen order."""
+    segments = [segment for record in sample_records(schema) for segment in record_segments(schema, record)]
+    return list(dict.fromkeys(segment.text for segment in segments if segment.kind == "skeleton"))
+
+
+def value_texts(field: Field) -> list[str]:
+    """Every value-segment text of a field with fixed values, JSON-escaped as in the record; for text fields none."""
+    texts = ["null", '"'] if getattr(field, "nullable", False) else []
+    if isinstance(field, TextField):
+        return texts
+    if isinstance(field, TagsField):
+        texts += ["[]", '["', '","', '"]']
+    return texts + [_escaped(value) for value in field.values]
+
+
+def record_reserve(schema: Schema, encode: Encode) -> int:
+    """Tokens of the longest record: exact for skeletons and fixed values, max_length / 3 for text fields."""
+    total = 0
+    for segment in record_segments(schema, sample_records(schema)[0]):
+        if segment.kind == "skeleton":
+            total += len(encode(segment.text))
+    for field in schema.fields:
+        if getattr(field, "nullable", False):
+            total += max(len(encode("null")), len(encode('"')))
+        if isinstance(field, TextField):
+            total += math.ceil(field.max_length / CHARACTERS_PER_TOKEN)
+        elif isinstance(field, TagsField):
+            longest = sorted((len(encode(_escaped(value))) for value in field.values), reverse=True)[: field.max_items]
+            total += (
+                sum(longest) + len(encode('","')) * max(0, len(longest) - 1) + len(encode('["')) + len(encode('"]'))
+            )
+        else:
+            total += max(len(encode(_escaped(value))) for value in field.values)
+    return total
+
+
+def output_token_ids(segments: SegmentTokenizer) -> list[int]:
+    """Ids, ascending, of every token that skeletons, fixed values and the end of turn are made of.
+
+    The tokens of free text are not among them (that would be the whole vocabulary): under `head: output_tokens` they
+    keep the base's own head rows.
+    """
+    texts = [
+        *skeleton_texts(segments.schema),
+        *(text for field in segments.schema.fields for text in value_texts(field)),
+    ]
+    return sorted({token for text in texts for token in segments.encode_piece(text)} | set(segments.end_ids))
+
+
+def _escaped(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)[1:-1]

@@ -1,0 +1,141 @@
+"""Tickets and records to token ids, the one place that training and scoring share.
+
+A record is tokenised by segments (skeleton, value, skeleton, …, end of turn), each by itself, so that the tokens that
+scoring forces are exactly those that training saw. The prompt is prefix + ticket + suffix, each by itself too: the
+prefix is the same for every row and its keys and values can be computed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from triagekit.errors import TriageError
+from triagekit.modeling.pieces import PieceEncoder
+from triagekit.modeling.record_pieces import record_reserve
+from triagekit.modeling.template import PromptTemplate
+from triagekit.schema.canonical import Segment, record_segments
+from triagekit.schema.schema import Schema
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PARITY_SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class TokenisedExample:
+    """One training row. `input_ids`, `trained` and `fields` have one entry a token.
+
+    `trained`: True for the record's tokens and the end of turn. `fields`: index of the schema field for the tokens of
+    its value, -1 elsewhere. The first `prompt_length` tokens are the prompt.
+    """
+
+    input_ids: list[int]
+    trained: list[bool]
+    fields: list[int]
+    prompt_length: int
+    ticket_tokens_cut: int
+    variant: int
+
+
+class SegmentTokenizer:
+    """Encodes by the rules above. Raises TriageError for a tokenizer whose pieces do not join to the same text."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: PromptTemplate) -> None:
+        self.tokenizer = tokenizer
+        self.template = template
+        self.schema: Schema = template.schema
+        self._pieces = PieceEncoder(tokenizer)
+        self._prefixes = [self._pieces.encode_trusted(template.prefix_text(n)) for n in range(template.variants)]
+        self._suffix = self._pieces.encode_trusted(template.suffix_text)
+        self._field_index = {field.name: number for number, field in enumerate(self.schema.fields)}
+        self.record_reserve: int = record_reserve(self.schema, self.encode_piece) + len(self.end_ids)
+
+    def encode_piece(self, text: str) -> tuple[int, ...]:
+        """Token ids of a piece of a record, cached. Text that looks like a special token stays plain text."""
+        return self._pieces.encode(text)
+
+    def prefix_ids(self, variant: int) -> tuple[int, ...]:
+        """Token ids before the ticket, the same for every row of this variant."""
+        return self._prefixes[variant]
+
+    @property
+    def suffix_ids(self) -> tuple[int, ...]:
+        """Token ids after the ticket."""
+        return self._suffix
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The end of turn."""
+        return (self.template.end_of_turn_id,)
+
+    def ticket_ids(self, text: str, room: int | None) -> tuple[list[int], int]:
+        """Token ids of a ticket, at most `room` of them (None: all), and the number cut from its end."""
+        ids = list(self._pieces.encode_uncached(text.strip()))
+        if room is None or len(ids) <= room:
+            return ids, 0
+        return ids[:room], len(ids) - room
+
+    def ticket_room(self, variant: int = 0, record_length: int = 0) -> int:
+        """Tokens left for the ticket in a prompt of `variant`, for a record of up to `record_length` tokens.
+
+        Raises TriageError with the figures when there is none.
+        """
+        limit = self.template.settings.max_length
+        prefix, suffix = len(self._prefixes[variant]), len(self._suffix)
+        reserve = max(self.record_reserve, record_length)
+        room = limit - prefix - suffix - reserve
+        if room < 1:
+            raise TriageError(
+                f"prompt.max_length {limit} leaves no room for the ticket: instruction and schema take {prefix} tokens, "
+                f"the answer's opening {suffix}, the longest record {reserve}. Set prompt.max_length to at least "
+                f"{prefix + suffix + reserve + 128}, or shorten the prompt: strategy implicit, fewer or shorter "
+                "values, a smaller max_length of text fields."
+            )
+        return room
+
+    def prompt_ids(self, text: str, variant: int = 0) -> list[int]:
+        """prefix + ticket (cut at its end to fit) + suffix."""
+        ticket, _ = self.ticket_ids(text, self.ticket_room(variant))
+        return [*self._prefixes[variant], *ticket, *self._suffix]
+
+    def record_ids(self, record: Mapping[str, Any]) -> list[tuple[Segment, tuple[int, ...]]]:
+        """The record's segments with their token ids; the end of turn is not among them."""
+        return [(segment, self.encode_piece(segment.text)) for segment in record_segments(self.schema, record)]
+
+    def encode_example(self, text: str, record: Mapping[str, Any], variant: int = 0) -> TokenisedExample:
+        """One training row. The ticket is cut to fit, never the schema or the record."""
+        segments = self.record_ids(record)
+        answer = [token for _, ids in segments for token in ids] + list(self.end_ids)
+        ticket, cut = self.ticket_ids(text, self.ticket_room(variant, len(answer)))
+        prompt = [*self._prefixes[variant], *ticket, *self._suffix]
+        fields = [-1] * len(prompt)
+        for segment, ids in segments:
+            owner = -1 if segment.kind == "skeleton" else self._field_index[str(segment.field)]
+            fields.extend([owner] * len(ids))
+        fields.extend([-1] * len(self.end_ids))
+        return TokenisedExample(
+            input_ids=prompt + answer,
+            trained=[False] * len(prompt) + [True] * len(answer),
+            fields=fields,
+            prompt_length=len(prompt),
+            ticket_tokens_cut=cut,
+            variant=variant,
+        )
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Exact text of token ids, special tokens included."""
+        return self._pieces.decode(list(ids))
+
+    def parity_samples(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+        """Up to 16 prompts with their ids, variants in turn: kept in the adapter folder and compared at loading."""
+        return [
+            {
+                "text": text,
+                "variant": number % self.template.variants,
+                "ids": self.prompt_ids(text, number % self.template.variants),
+            }
+            for number, text in enumerate(texts[:PARITY_SAMPLES])
+        ]

@@ -1,0 +1,64 @@
+"""Quantised bases (bitsandbytes works on CPU): an adapter trains on them and reopens exactly; merging is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from modeling_helpers import take_steps
+
+from triagekit.errors import TriageError
+from triagekit.modeling.adapter_folder import load_adapter, save_adapter
+from triagekit.modeling.adapters import AdapterSettings, attach_adapter, output_token_ids
+from triagekit.modeling.base import load_base
+from triagekit.modeling.forward import hidden_states, project_to_logits
+from triagekit.modeling.merge import merge_adapter
+from triagekit.modeling.quantization import QuantizationSettings, quantization_of
+
+pytest.importorskip("bitsandbytes")
+
+
+def logits(model, ids):
+    with torch.no_grad():
+        return project_to_logits(model, hidden_states(model, torch.tensor([ids]))[0]).float()
+
+
+@pytest.mark.parametrize(
+    "quantization", [{"bits": 4}, {"bits": 4, "type": "fp4", "double_quant": False}, {"bits": 8}], ids=str
+)
+@pytest.mark.parametrize(
+    "method", [{}, {"method": "hybrid"}, {"method": "hybrid", "head": "output_tokens"}, {"dora": True}], ids=str
+)
+def test_trains_and_reopens_exactly(tmp_path, base_folder, segments, quantization, method):
+    if quantization["bits"] == 8 and "dora" in method:
+        pytest.skip("one quantised DoRA is enough")
+    base, asked = base_folder("Qwen3", True), QuantizationSettings(**quantization)
+    model = load_base(base, quantization=asked, device="cpu")
+    assert quantization_of(model).model_dump(exclude={"compute_dtype"}) == (
+        asked.model_dump(exclude={"compute_dtype"})
+        if asked.bits == 4
+        else QuantizationSettings(bits=8).model_dump(exclude={"compute_dtype"})
+    )
+    settings = AdapterSettings(r=4, **method)
+    model, report = attach_adapter(model, settings, output_token_ids(segments))
+    _, plain_report = attach_adapter(load_base(base), settings, output_token_ids(segments))
+    assert report.total == plain_report.total and report.trainable == plain_report.trainable
+    losses = take_steps(model)
+    assert losses[-1] < losses[0]
+    save_adapter(model, tmp_path / "adapter", settings, segments, base, report, "d", ["VPN is down", "printer"])
+    loaded = load_adapter(tmp_path / "adapter", device="cpu")
+    assert quantization_of(loaded.model.get_base_model()) is not None
+    assert torch.equal(logits(loaded.model, [5, 6, 7]), logits(model, [5, 6, 7]))
+    merged = load_adapter(tmp_path / "adapter", device="cpu", merge=True).model
+    assert quantization_of(merged) is None
+    with pytest.raises(TriageError, match="cannot be merged into a quantised base"):
+        merge_adapter(model)
+
+
+def test_what_does_not_go_with_quantised_weights_is_refused(base_folder):
+    for settings, message in (
+        ({"method": "full"}, "cannot train quantised weights"),
+        ({"pissa": True}, "needs them un-quantised"),
+    ):
+        model = load_base(base_folder("Qwen3", True), quantization=QuantizationSettings(), device="cpu")
+        with pytest.raises(TriageError, match=message):
+            attach_adapter(model, AdapterSettings(**settings))
