@@ -1,0 +1,181 @@
+"""An archive scored with Ray: shards in a fixed order, one part each, and a rerun that does only what is missing."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from triagekit.errors import Problem, ProblemsError
+from triagekit.files.atomic import atomic_path
+from triagekit.progress import Progress, SilentProgress
+from triagekit.schema.load import load_schema
+from triagekit.scoring.intake import Intake, Shard, count_rows, read_shards
+from triagekit.scoring.job_card import claim_folder, make_job_card, resolve_mapping
+from triagekit.scoring.lock import folder_lock
+from triagekit.scoring.manifest import MANIFEST_FILE, ScoreManifest, write_manifest
+from triagekit.scoring.parts import DamagedPart, PartSummary, check_column_names, part_path, read_part
+from triagekit.scoring.worker import WorkerOrder
+
+if TYPE_CHECKING:
+    from triagekit.data.mapping import DataMapping
+    from triagekit.schema.schema import Schema
+    from triagekit.scoring.settings import ScoreSettings
+
+REJECTS_FILE = "rejects.jsonl"
+
+
+@dataclass
+class _Ledger:
+    """What is known of the parts: those that stand, those to be done again, and why."""
+
+    folder: Path
+    bar: Progress
+    summaries: list[PartSummary] = field(default_factory=list)
+    redone: list[str] = field(default_factory=list)
+    kept: int = 0
+
+    def missing(self, shards: Iterable[Shard]) -> Iterator[Shard]:
+        """The shards without a good part; a part that cannot be trusted is removed first."""
+        for shard in shards:
+            path = part_path(self.folder, shard.index)
+            if not path.exists():
+                yield shard
+                continue
+            try:
+                self.summaries.append(read_part(path, shard.index, shard.fingerprint, len(shard.rows)))
+            except DamagedPart as reason:
+                self.redone.append(f"{path.name}: {reason}")
+                path.unlink()
+                yield shard
+            else:
+                self.kept += 1
+                self.bar.advance(len(shard.rows))
+
+
+def score_archive(settings: ScoreSettings, progress: Progress | None = None) -> ScoreManifest:
+    """Score a whole archive; the same call after a kill at any moment goes on with what is missing.
+
+    Parts are written by the workers, each in one step; the manifest comes last, when the rows add up. Raises TriageError
+    for an adapter, input or folder that cannot be used; parts that are written by then stay good.
+    """
+    from triagekit.modeling.adapter_folder import read_card
+    from triagekit.scoring.predictor import adapter_folder
+
+    started = time.monotonic()
+    bar = progress or SilentProgress()
+    adapter = adapter_folder(settings.run)
+    card = read_card(adapter)
+    schema = load_schema(adapter / "schema.yaml")
+    _check_asked_schema(settings, schema)
+    check_column_names(schema)
+    mapping = resolve_mapping(settings)
+    archive = Path(settings.archive).expanduser()
+    out = Path(settings.out).expanduser()
+    job = make_job_card(settings, card, schema, mapping)
+    total = count_rows(archive, mapping)
+    out.mkdir(parents=True, exist_ok=True)
+    with folder_lock(out):
+        claim_folder(out, job)
+        # A manifest stands for a finished job only: it comes back when this run has checked every part.
+        (out / MANIFEST_FILE).unlink(missing_ok=True)
+        for leftover in out.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+        bar.start("scoring", total)
+        ledger = _Ledger(out, bar)
+        intake = Intake()
+        with atomic_path(out / REJECTS_FILE) as rejects:
+            figures = _score_missing(settings, adapter, out, archive, mapping, job, intake, ledger, rejects)
+        bar.finish()
+        seconds = time.monotonic() - started
+        figures |= {
+            "parts_kept": ledger.kept,
+            "parts_redone": ledger.redone,
+            "seconds": round(seconds, 3),
+        }
+        return write_manifest(out, archive.name, intake, ledger.summaries, job, figures)
+
+
+def _score_missing(
+    settings: ScoreSettings,
+    adapter: Path,
+    out: Path,
+    archive: Path,
+    mapping: DataMapping | None,
+    job: dict[str, Any],
+    intake: Intake,
+    ledger: _Ledger,
+    rejects: Path,
+) -> dict[str, Any]:
+    """Read the archive once from its beginning; workers are started only if some shard is missing."""
+    from triagekit.scoring.pool import WorkerPool, worker_layout
+
+    with rejects.open("w", encoding="utf-8") as handle:
+
+        def reject(row: dict[str, Any]) -> None:
+            handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+            ledger.bar.advance()
+
+        shards = read_shards(archive, mapping, settings.shard_rows, str(job["fingerprint"]), intake, reject)
+        missing = ledger.missing(shards)
+        first = next(missing, None)
+        if first is None:
+            return {"scored_now": 0, "workers": 0, "lost_workers": 0, "rows_per_second": None}
+        workers, threads, gpus = worker_layout(settings.workers, settings.device)
+        order = WorkerOrder(
+            adapter=str(adapter.resolve()),
+            out=str(out.resolve()),
+            base=settings.base,
+            precision=settings.precision,
+            device=settings.device,
+            batch_size=settings.batch_size,
+            constrained=settings.constrained,
+            auto_threshold=settings.auto_threshold,
+            threads=threads,
+        )
+        scored = 0
+        with WorkerPool(order, workers, settings.worker_restarts, settings.ray_address, gpus) as pool:
+            pool.open()
+            began = time.monotonic()
+            for summary in pool.score(_chain(first, missing)):
+                ledger.summaries.append(summary)
+                scored += summary.rows
+                ledger.bar.advance(summary.rows, review=_share(ledger.summaries, "review"))
+            seconds = time.monotonic() - began
+            return {
+                "scored_now": scored,
+                "workers": workers,
+                "lost_workers": pool.lost_workers,
+                "rows_per_second": round(scored / seconds, 3) if seconds else None,
+            }
+
+
+def _check_asked_schema(settings: ScoreSettings, schema: Schema) -> None:
+    if settings.schema_name is None:
+        return
+    asked = load_schema(settings.schema_name)
+    if asked.fingerprint != schema.fingerprint:
+        raise ProblemsError(
+            f"{settings.run} was not trained for what is asked:",
+            [
+                Problem(
+                    "schema",
+                    f"the adapter's is '{schema.name}' ({schema.fingerprint}), asked is '{asked.name}' "
+                    f"({asked.fingerprint}).",
+                    "Train an adapter for this schema, or leave the schema out.",
+                )
+            ],
+        )
+
+
+def _chain(first: Shard, rest: Iterator[Shard]) -> Iterator[Shard]:
+    yield first
+    yield from rest
+
+
+def _share(summaries: list[PartSummary], verdict: str) -> str:
+    rows = sum(item.rows for item in summaries)
+    return f"{sum(item.verdicts.get(verdict, 0) for item in summaries) / rows:.1%}" if rows else "–"

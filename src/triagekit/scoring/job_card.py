@@ -1,0 +1,110 @@
+"""What an archive job is made of: written when it begins, compared whenever it is gone on with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from triagekit.data.mapping import DataMapping
+from triagekit.data.sources import file_name, source_files
+from triagekit.errors import Problem, ProblemsError, TriageError
+from triagekit.files.atomic import write_json
+from triagekit.files.fingerprint import fingerprint_json, sha256_file
+from triagekit.files.resources import find_config
+from triagekit.settings import load_settings
+
+if TYPE_CHECKING:
+    from triagekit.schema.schema import Schema
+    from triagekit.scoring.settings import ScoreSettings
+
+JOB_FILE = "job.json"
+_NAMES = {
+    "adapter_fingerprint": "adapter",
+    "base_fingerprint": "base model",
+    "schema_fingerprint": "schema",
+    "template_fingerprint": "prompt template",
+    "input_files": "input",
+    "mapping": "mapping",
+}
+
+
+def resolve_mapping(settings: ScoreSettings) -> DataMapping | None:
+    """The mapping with --text-column and --id-column put over it; None where nothing at all was said."""
+    mapping = load_settings(DataMapping, find_config("data", settings.mapping)) if settings.mapping else None
+    columns = {"text": settings.text_column, "id": settings.id_column}
+    given = {key: value for key, value in columns.items() if value is not None}
+    if not given:
+        return mapping
+    return (mapping or DataMapping()).model_copy(update=given)
+
+
+def make_job_card(
+    settings: ScoreSettings, card: dict[str, Any], schema: Schema, mapping: DataMapping | None
+) -> dict[str, Any]:
+    """Everything that decides the rows of the output. Reads the whole input once, for the hash of its content."""
+    archive = Path(settings.archive).expanduser()
+    files = [[file_name(path, archive), sha256_file(path)] for path in source_files(archive)]
+    identity = {
+        "adapter_fingerprint": card["fingerprint"],
+        "base_fingerprint": card["base_fingerprint"],
+        "schema_fingerprint": card["schema_fingerprint"],
+        "template_fingerprint": card["template_fingerprint"],
+        "input_files": files,
+        "mapping": None if mapping is None else mapping.model_dump(mode="json"),
+        "shard_rows": settings.shard_rows,
+        "batch_size": settings.batch_size,
+        "precision": settings.precision,
+        "constrained": settings.constrained,
+        "auto_threshold": settings.auto_threshold,
+    }
+    return {**identity, "schema": schema.name, "fingerprint": fingerprint_json(identity)}
+
+
+def claim_folder(folder: Path, job: dict[str, Any]) -> bool:
+    """Write job.json, or compare with the one that stands there. Returns whether the job was begun before.
+
+    Raises ProblemsError naming all that differs, TriageError for a folder that holds something else.
+    """
+    path = folder / JOB_FILE
+    if not path.exists():
+        strangers = sorted(item.name for item in folder.iterdir() if not item.name.startswith("."))
+        if strangers:
+            raise TriageError(
+                f"{folder} holds other things already ({', '.join(strangers[:5])}). Give an empty or a new folder."
+            )
+        write_json(path, job)
+        return False
+    try:
+        begun = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise TriageError(f"{path} is damaged ({error}). Give another --out.") from None
+    problems = [
+        Problem(_NAMES.get(key, key), _difference(key, begun.get(key), value))
+        for key, value in job.items()
+        if key not in ("fingerprint", "schema") and begun.get(key) != value
+    ]
+    if problems:
+        raise ProblemsError(
+            f"{folder} was begun as another job; its parts would not belong together. Give another --out, or the same "
+            "settings. What differs:",
+            problems,
+        )
+    return True
+
+
+def _difference(key: str, begun: Any, now: Any) -> str:
+    if key != "input_files":
+        return f"begun with {_short(begun)}, now {_short(now)}."
+    before, after = dict(begun or ()), dict(now)
+    changes = {
+        "new": sorted(after.keys() - before.keys()),
+        "gone": sorted(before.keys() - after.keys()),
+        "changed": sorted(name for name in before.keys() & after.keys() if before[name] != after[name]),
+    }
+    return "; ".join(f"{what}: {', '.join(names[:5])}" for what, names in changes.items() if names) + "."
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else text[:199] + "…"

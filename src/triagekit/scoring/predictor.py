@@ -1,0 +1,149 @@
+"""Tickets to predictions with one run's adapter: what `triage predict`, the archive workers and evaluation call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from triagekit.errors import TriageError
+from triagekit.schema.fields import TextField
+from triagekit.schema.parse import parse_record
+from triagekit.schema.validate import FieldProblem, Verdict, validate_record, verdict
+from triagekit.scoring.decoder import DEFAULT_BATCH_SIZE, BatchedDecoder
+from triagekit.scoring.free import generate_free
+
+if TYPE_CHECKING:
+    from triagekit.modeling.adapter_folder import LoadedAdapter
+    from triagekit.schema.schema import Schema
+
+WHOLE_TICKET = ""
+"""Field name of a problem that concerns the ticket as a whole."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is said of one ticket.
+
+    `record` is None only where nothing could be predicted (verdict `error`); `problems` then says why. `confidence` has
+    one number a field, 0 to 1. `text` is the canonical JSON, or what the model wrote where decoding was unconstrained.
+    """
+
+    record: dict[str, Any] | None
+    confidence: dict[str, float]
+    verdict: Verdict
+    problems: tuple[FieldProblem, ...]
+    text: str
+
+    @property
+    def error(self) -> str | None:
+        """The problems as one line of text; None without any."""
+        lines = [
+            f"{problem.field}: {problem.message}" if problem.field else problem.message for problem in self.problems
+        ]
+        return "; ".join(lines) or None
+
+
+def failed_prediction(message: str, value: Any = None) -> Prediction:
+    """A prediction that says why there is none."""
+    return Prediction(None, {}, "error", (FieldProblem(WHOLE_TICKET, value, message),), "")
+
+
+class Predictor:
+    """Predicts with a loaded adapter. Not for use from several threads at once."""
+
+    def __init__(
+        self,
+        adapter: LoadedAdapter,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        auto_threshold: float | None = None,
+        constrained: bool = True,
+    ) -> None:
+        """`auto_threshold`: below it, in any field but free text, an otherwise valid record gets verdict `review`.
+
+        `constrained` False lets the model write freely and parses what comes: only to see what the constraint does.
+        """
+        self.adapter = adapter
+        self.schema: Schema = adapter.schema
+        self.batch_size = batch_size
+        self._auto_threshold = auto_threshold
+        self._decoder = BatchedDecoder(adapter.model, adapter.segments, batch_size) if constrained else None
+
+    @classmethod
+    def from_run(
+        cls,
+        run_or_adapter: Path | str,
+        base: str | None = None,
+        device: str | None = None,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        precision: str = "auto",
+        auto_threshold: float | None = None,
+        constrained: bool = True,
+        schema: Schema | None = None,
+    ) -> Predictor:
+        """Load `runs/<name>` or an adapter folder, the adapter folded into its base (one adapter: less work a token).
+
+        Raises TriageError for a folder without an adapter, and where base, schema or template are not those it was
+        trained with.
+        """
+        from triagekit.modeling.adapter_folder import load_adapter
+
+        adapter = load_adapter(
+            adapter_folder(run_or_adapter), base=base, precision=precision, device=device, merge=True, schema=schema
+        )
+        return cls(adapter, batch_size, auto_threshold, constrained)
+
+    def predict(self, texts: Sequence[str]) -> list[Prediction]:
+        """One prediction a ticket, in order. An empty ticket gets verdict `error`, it is not guessed at."""
+        results = [failed_prediction("The ticket is empty.", text) for text in texts]
+        places = [place for place, text in enumerate(texts) if text.strip()]
+        given = [texts[place] for place in places]
+        found = self._free(given) if self._decoder is None else self._constrained(self._decoder, given)
+        for place, prediction in zip(places, found, strict=True):
+            results[place] = prediction
+        return results
+
+    def _constrained(self, decoder: BatchedDecoder, texts: Sequence[str]) -> list[Prediction]:
+        predictions = []
+        for decoded in decoder.decode(texts):
+            problems = tuple(validate_record(self.schema, decoded.record))
+            judged = self._judge(verdict(problems), decoded.confidence)
+            predictions.append(Prediction(decoded.record, decoded.confidence, judged, problems, decoded.text))
+        return predictions
+
+    def _free(self, texts: Sequence[str]) -> list[Prediction]:
+        written = generate_free(self.adapter.model, self.adapter.segments, texts, batch_size=self.batch_size)
+        parsed = [parse_record(self.schema, text) for text in written]
+        return [Prediction(item.record, {}, item.verdict, item.problems, item.raw) for item in parsed]
+
+    def _judge(self, judged: Verdict, confidence: Mapping[str, float]) -> Verdict:
+        if judged != "auto" or self._auto_threshold is None:
+            return judged
+        # The confidence of free text is a product over dozens of words: small even where every word is right.
+        labels = [confidence[field.name] for field in self.schema.fields if not isinstance(field, TextField)]
+        return "auto" if min(labels, default=1.0) >= self._auto_threshold else "review"
+
+
+def adapter_folder(run_or_adapter: Path | str) -> Path:
+    """The adapter folder of `runs/<name>`, or the folder itself if it is one. Raises TriageError saying what is there."""
+    given = Path(run_or_adapter).expanduser()
+    for folder in (given, given / "adapter"):
+        if (folder / "triagekit.json").is_file():
+            return folder
+    if not given.is_dir():
+        raise TriageError(f"There is no run at {given}.{_runs_beside(given)}")
+    if (given / "config.yaml").is_file():
+        raise TriageError(
+            f"The run {given} has no adapter yet: its training is not finished. Run `triage train` again."
+        )
+    raise TriageError(f"{given} is neither a run (no adapter/ in it) nor an adapter folder (no triagekit.json in it).")
+
+
+def _runs_beside(given: Path) -> str:
+    from triagekit.errors import did_you_mean
+
+    folder = given.parent if given.parent != Path() or not Path("runs").is_dir() else Path("runs")
+    runs = [path.name for path in folder.iterdir() if (path / "adapter").is_dir()] if folder.is_dir() else []
+    hint = did_you_mean(given.name, sorted(runs))
+    return f" In {folder}: {hint}" if hint else " Train one first: triage train configs/train/lora.yaml"

@@ -1,0 +1,36 @@
+"""Settings of an archive job."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from triagekit.settings import Settings
+
+
+class ScoreSettings(Settings):
+    """What is scored, with what, to where, and how the work is spread. Those marked (fixed) are part of the job itself:
+    a folder that was begun with others is not gone on with."""
+
+    archive: str = Field(description="file or folder with tickets: CSV, TSV, JSONL, JSON, Parquet, text; also gz, zst")
+    run: str = Field(description="runs/<name> or an adapter folder (fixed)")
+    out: str = Field(description="folder for part-*.parquet, rejects.jsonl and manifest.json")
+    mapping: str | None = Field(default=None, description="data mapping: a YAML file or a shipped name (fixed)")
+    text_column: str | None = Field(default=None, description="text column or template; before the mapping's (fixed)")
+    id_column: str | None = Field(default=None, description="id column; before the mapping's (fixed)")
+    base: str | None = Field(default=None, description="another place of the same base model; its content is checked")
+    schema_name: str | None = Field(
+        default=None, alias="schema", description="refuse an adapter that was not trained for this schema"
+    )
+    precision: str = Field(default="auto", pattern="^(auto|fp32|fp16|bf16)$", description="of the weights (fixed)")
+    device: str | None = Field(default=None, description="cpu or cuda; null: cuda where there is one")
+    constrained: bool = Field(
+        default=True, description="only valid records can be written; false: parse free text (fixed)"
+    )
+    auto_threshold: float | None = Field(
+        default=None, ge=0, le=1, description="verdict review where a label is less sure than this (fixed)"
+    )
+    shard_rows: int = Field(default=2048, ge=1, description="tickets a part holds (fixed)")
+    batch_size: int = Field(default=64, ge=1, description="tickets decoded at once by one worker (fixed)")
+    workers: int = Field(default=0, ge=0, description="worker processes; 0: one a GPU, or one for two CPU cores")
+    worker_restarts: int = Field(default=3, ge=0, description="dead workers replaced before the job gives up")
+    ray_address: str | None = Field(default=None, description="address of a running Ray cluster; null: one of its own")

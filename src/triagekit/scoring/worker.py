@@ -1,0 +1,102 @@
+"""The work of one worker process: an adapter loaded once, shards scored and written one after the other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from triagekit.errors import TriageError
+from triagekit.scoring.intake import Shard
+from triagekit.scoring.parts import PartSummary, write_part
+
+if TYPE_CHECKING:
+    from triagekit.scoring.predictor import Prediction, Predictor
+
+SYSTEMATIC = 16
+"""When this many tickets fail and none of the shard succeeds, something other than the tickets is wrong."""
+
+
+@dataclass(frozen=True)
+class WorkerOrder:
+    """What a worker needs to know before its first shard."""
+
+    adapter: str
+    out: str
+    base: str | None
+    precision: str
+    device: str | None
+    batch_size: int
+    constrained: bool
+    auto_threshold: float | None
+    threads: int
+
+
+class ScoreWorker:
+    """Scores shards. Made into a Ray actor by the pool; as a plain object it does the same in the calling process."""
+
+    def __init__(self, order: WorkerOrder) -> None:
+        self._order = order
+        self._predictor: Predictor | None = None
+
+    def open(self) -> str | None:
+        """Load the adapter. The text of the refusal where it cannot be used (errors do not travel well as objects)."""
+        import torch
+
+        from triagekit.scoring.predictor import Predictor
+
+        order = self._order
+        torch.set_num_threads(order.threads)
+        try:
+            self._predictor = Predictor.from_run(
+                Path(order.adapter),
+                base=order.base,
+                device=order.device,
+                batch_size=order.batch_size,
+                precision=order.precision,
+                auto_threshold=order.auto_threshold,
+                constrained=order.constrained,
+            )
+        except TriageError as error:
+            return str(error)
+        return None
+
+    def process_id(self) -> int:
+        """Of the process that this worker lives in."""
+        return os.getpid()
+
+    def score(self, shard: Shard) -> PartSummary:
+        """Score one shard and write its part. Raises TriageError where no ticket at all could be scored."""
+        if self._predictor is None and (refusal := self.open()):
+            raise TriageError(refusal)
+        assert self._predictor is not None
+        predictions = predict_each(self._predictor, [text for _, text in shard.rows])
+        failed = [item for item in predictions if item.verdict == "error" and item.record is None and not item.text]
+        if len(failed) == len(predictions) >= SYSTEMATIC:
+            raise TriageError(f"None of {len(failed)} tickets could be scored; the first: {failed[0].error}")
+        return write_part(
+            Path(self._order.out),
+            self._predictor.schema,
+            shard.index,
+            shard.fingerprint,
+            [identity for identity, _ in shard.rows],
+            predictions,
+            str(self._predictor.adapter.card["fingerprint"]),
+        )
+
+
+def predict_each(predictor: Predictor, texts: Sequence[str]) -> list[Prediction]:
+    """A prediction for every ticket: where the model fails on some, halving finds them, and they say what happened."""
+    from triagekit.scoring.predictor import failed_prediction
+
+    if not texts:
+        return []
+    try:
+        return predictor.predict(texts)
+    except Exception as error:  # whatever a model can raise must cost one row, not the job; it is written to that row
+        if len(texts) == 1:
+            return [failed_prediction(f"{type(error).__name__}: {str(error)[:500]}", texts[0][:200])]
+    middle = len(texts) // 2
+    return predict_each(predictor, texts[:middle]) + predict_each(predictor, texts[middle:])
