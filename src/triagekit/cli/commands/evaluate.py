@@ -1,0 +1,87 @@
+"""`triage evaluate`: what a run is worth on a split it was not trained on."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from triagekit.cli.output import RichProgress, print_json, print_table
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `triage evaluate`."""
+    parser.description = (
+        "Decode a split with a run's adapter and measure it: per-field accuracy and macro-F1, all-fields exact match,\n"
+        "valid records before and after the constraint, summary similarity, calibration, coverage against accuracy.\n"
+        "Every figure has a 95 % interval. Writes RUN/eval/SPLIT/{predictions.parquet, metrics.json}; predictions of\n"
+        "the same adapter on the same tickets are reused."
+    )
+    parser.epilog = "Example: triage evaluate runs/lora-seed1 runs/hybrid-seed1 --split test"
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folders, e.g. runs/lora-seed1")
+    parser.add_argument("--split", default="test", help="train, val or test (default: test)")
+    parser.add_argument("--limit", type=positive, help="only the first so many tickets of the split")
+    parser.add_argument(
+        "--free-sample",
+        type=whole_number,
+        default=200,
+        help="tickets on which the model also writes unconstrained, to count valid records (default: 200; 0: none)",
+    )
+    parser.add_argument(
+        "--data", type=Path, help="the processed data folder, where it is not at the place the run names"
+    )
+    parser.add_argument("--base", help="another place of the same base model (its fingerprint is checked)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
+    parser.add_argument("--fresh", action="store_true", help="decode again even if the same predictions are on disk")
+    parser.add_argument("--json", action="store_true", help="print the metrics of every run as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Evaluate every run, then print."""
+    from triagekit.evaluation.evaluate import evaluate_run
+
+    results: dict[str, dict[str, Any]] = {}
+    for folder in options.runs:
+        with RichProgress() as progress:
+            results[str(folder)] = evaluate_run(
+                folder,
+                split=options.split,
+                base=options.base,
+                limit=options.limit,
+                free_sample=options.free_sample,
+                fresh=options.fresh,
+                data=options.data,
+                device=options.device,
+                progress=progress,
+            )
+        if not options.json:
+            print_metrics(str(folder), results[str(folder)])
+    if options.json:
+        print_json(results)
+    return 0
+
+
+def print_metrics(name: str, metrics: dict[str, Any]) -> None:
+    """One set of metrics as tables."""
+    from triagekit.evaluation.wording import abstention_rows, field_rows, overall_rows, slice_rows
+
+    reused = ", predictions reused" if metrics.get("reused") else ""
+    print_table(f"{name} on {metrics['split']} ({metrics['rows']:,} tickets{reused})", *overall_rows(metrics))
+    print_table("", *field_rows(metrics))
+    for table in (abstention_rows(metrics), slice_rows(metrics)):
+        if table[1]:
+            print_table("", *table)
+
+
+def positive(text: str) -> int:
+    value = whole_number(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def whole_number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number")
+    return int(text)

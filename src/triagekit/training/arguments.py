@@ -1,0 +1,99 @@
+"""Our settings in TRL's words."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from triagekit.modeling.precision import precision_name, resolve_precision
+from triagekit.training.run_folder import RunFolder
+from triagekit.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from trl import SFTConfig
+
+OPTIMIZERS = {
+    # Fused: one kernel for all weights of a step; the same update.
+    "adamw": "adamw_torch_fused",
+    "adamw_8bit": "adamw_8bit",
+    "paged_adamw_8bit": "paged_adamw_8bit",
+    "adafactor": "adafactor",
+    "sgd": "sgd",
+}
+SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+
+
+def total_steps(settings: TrainSettings, rows: int) -> int:
+    """Optimizer steps of the whole run; the last step of an epoch takes the rows that are left."""
+    planned = math.ceil(settings.epochs * steps_per_epoch(settings, rows))
+    return planned if settings.max_steps is None else settings.max_steps
+
+
+def steps_per_epoch(settings: TrainSettings, rows: int) -> int:
+    """Optimizer steps of one pass over the rows."""
+    return math.ceil(rows / settings.batch.effective)
+
+
+def evaluation_interval(settings: TrainSettings, steps: int) -> int:
+    """Optimizer steps between two validation measurements."""
+    return max(1, round(settings.evaluation.every_share * steps))
+
+
+def sft_config(settings: TrainSettings, run: RunFolder, steps: int, evaluate: bool) -> SFTConfig:
+    """TRL's configuration for this run.
+
+    Progress bars, reports, checkpoint rotation and the choice of the best checkpoint are this room's own, so the
+    libraries' are off. `max_steps` is always given: it fixes the schedule whatever the data loader's length.
+    """
+    from trl import SFTConfig
+
+    interval = evaluation_interval(settings, steps)
+    optimizer = settings.optimizer
+    dtype = precision_name(resolve_precision(settings.precision))
+    options: dict[str, Any] = {
+        "output_dir": str(run.checkpoints),
+        "max_steps": steps,
+        "num_train_epochs": settings.epochs,
+        "per_device_train_batch_size": settings.batch.micro,
+        "per_device_eval_batch_size": settings.batch.eval,
+        "gradient_accumulation_steps": settings.batch.accumulation,
+        "learning_rate": optimizer.learning_rate,
+        "weight_decay": optimizer.weight_decay,
+        "adam_beta1": optimizer.betas[0],
+        "adam_beta2": optimizer.betas[1],
+        "adam_epsilon": optimizer.epsilon,
+        "max_grad_norm": optimizer.max_grad_norm,
+        "lr_scheduler_type": SCHEDULES[optimizer.schedule],
+        "warmup_steps": math.ceil(optimizer.warmup_share * steps),
+        "optim": OPTIMIZERS[optimizer.name],
+        "seed": settings.seed,
+        "fp16": dtype == "fp16",
+        "bf16": dtype == "bf16",
+        "gradient_checkpointing": settings.gradient_checkpointing,
+        "eval_strategy": "steps" if evaluate else "no",
+        "eval_steps": interval if evaluate else None,
+        "save_strategy": "steps",
+        "save_steps": settings.checkpoints.every_steps or interval,
+        "save_total_limit": None,
+        "load_best_model_at_end": False,
+        "metric_for_best_model": f"eval_{settings.evaluation.best_metric}" if evaluate else None,
+        "greater_is_better": settings.evaluation.best_metric != "loss",
+        "logging_steps": settings.log_every_steps,
+        "prediction_loss_only": True,
+        "remove_unused_columns": False,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "max_length": None,
+        "packing": False,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "log_level": "error",
+        "dataloader_pin_memory": not _on_cpu(),
+        "use_cpu": _on_cpu(),
+    }
+    return SFTConfig(**options)
+
+
+def _on_cpu() -> bool:
+    import torch
+
+    return not torch.cuda.is_available()

@@ -1,0 +1,40 @@
+"""Rows to one padded batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+IGNORED = -100
+"""Label of a token that is not trained, as everywhere in transformers."""
+
+
+class PaddingCollator:
+    """Pads on the right to the longest row of the batch.
+
+    Gives input_ids, attention_mask, labels (IGNORED on prompt and padding), all (rows, tokens) int64, and, when the
+    rows have class weights, `weights` (rows, tokens) float32, 0 where nothing is trained. Padding is told by the mask
+    alone: the pad token may be the end-of-turn token, which is trained.
+    """
+
+    def __init__(self, pad_token_id: int) -> None:
+        self._pad_token_id = pad_token_id
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        longest = max(len(row["input_ids"]) for row in rows)
+        shape = (len(rows), longest)
+        input_ids = torch.full(shape, self._pad_token_id, dtype=torch.long)
+        attention_mask = torch.zeros(shape, dtype=torch.long)
+        labels = torch.full(shape, IGNORED, dtype=torch.long)
+        weights = torch.zeros(shape) if "weights" in rows[0] else None
+        for index, row in enumerate(rows):
+            length = len(row["input_ids"])
+            input_ids[index, :length] = torch.tensor(row["input_ids"], dtype=torch.long)
+            attention_mask[index, :length] = 1
+            labels[index, :length] = torch.tensor(row["labels"], dtype=torch.long)
+            if weights is not None:
+                weights[index, :length] = torch.tensor(row["weights"])
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        return batch if weights is None else {**batch, "weights": weights}

@@ -1,0 +1,37 @@
+"""Libraries that talk about what a user of triagekit cannot act on are asked to keep still."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+LOGGERS = ("transformers", "accelerate", "datasets", "peft", "trl", "bitsandbytes", "torch.distributed", "httpx")
+
+
+def quiet_libraries() -> None:
+    """Errors only, no progress bars, no usage reports. TRIAGEKIT_LIBRARY_LOGS=1 leaves everything as it is."""
+    if os.environ.get("TRIAGEKIT_LIBRARY_LOGS"):
+        return
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("BITSANDBYTES_NOWELCOME", "1")
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for category in (FutureWarning, DeprecationWarning, UserWarning):
+        for module in ("trl", "transformers", "peft", "accelerate", "datasets", "torch", "bitsandbytes"):
+            warnings.filterwarnings("ignore", category=category, module=rf"{module}(\..*)?")
+
+
+def quiet_bars() -> None:
+    """After the import of transformers: its own bars off."""
+    if os.environ.get("TRIAGEKIT_LIBRARY_LOGS"):
+        return
+    import datasets
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()

@@ -1,0 +1,200 @@
+"""Whole small runs: what they write, what they learn, when they stop."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from training_helpers import metric_lines, rows, run_in_a_process, write_processed
+
+from triagekit.errors import ProblemsError, TriageError
+from triagekit.training.run_folder import RunFolder, list_runs
+from triagekit.training.train import train
+
+
+def test_a_run_writes_its_folder_and_learns(settings_for):
+    notes = []
+    hybrid = {"method": "hybrid", "dropout": 0.0}
+    run = train(settings_for(epochs=6, adapter=hybrid, optimizer={"learning_rate": 1e-2}), notes=notes.append)
+    for path in (run.config, run.plan, run.environment, run.metrics, run.summary, run.adapter / "triagekit.json"):
+        assert path.is_file(), path
+    assert any(run.tensorboard.iterdir())
+    summary, plan = run.read(run.summary), run.read(run.plan)
+    assert summary["status"] == "finished" and summary["steps"] == plan["steps"] == 36
+    assert plan["steps_per_epoch"] == 6 and plan["train"]["rows"] == 44
+    assert summary["epochs"] == 6
+    assert summary["trained_tokens"] == plan["train"]["trained_tokens"] * 6
+    lines = metric_lines(run.folder)
+    train_lines = [line for line in lines if line["split"] == "train"]
+    val_lines = [line for line in lines if line["split"] == "val"]
+    assert len(val_lines) == 4 and [line["step"] for line in val_lines] == [9, 18, 27, 36]
+    assert train_lines[-1]["loss"] < 0.6 * train_lines[0]["loss"]
+    assert set(train_lines[0]) == {"step", "epoch", "split", "loss", "token_accuracy", "learning_rate", "gradient_norm"}
+    assert summary["best"]["value"] == min(line["loss"] for line in val_lines) == summary["val_loss_best"]
+    assert summary["peak_memory_bytes"] > 10**8 and summary["rows_per_second"] > 0
+    assert json.loads(run.environment.read_text())["starts"][0]["versions"]["torch"]
+    assert notes == []
+
+
+def test_no_file_of_a_run_needs_pickle(settings_for):
+    run = train(settings_for())
+    endings = {path.suffix for path in run.folder.rglob("*") if path.is_file()}
+    assert not endings & {".pt", ".bin", ".pth", ".pkl", ".pickle", ".ckpt"}
+    assert ".safetensors" in endings
+
+
+def test_the_test_split_is_not_read(settings_for, monkeypatch):
+    from triagekit.data.dataset import ProcessedDataset
+
+    asked = []
+    own = ProcessedDataset.rows
+    monkeypatch.setattr(ProcessedDataset, "rows", lambda self, split: asked.append(split) or own(self, split))
+    train(settings_for(max_steps=2))
+    assert set(asked) == {"train", "val"}
+
+
+def test_a_finished_run_is_returned_at_once(settings_for):
+    settings = settings_for(max_steps=2)
+    first = train(settings)
+    before = first.summary.read_bytes()
+    notes = []
+    assert train(settings, notes=notes.append).summary.read_bytes() == before
+    assert notes == [f"{first.folder} is already finished."]
+
+
+def test_other_settings_in_the_same_folder_are_refused_key_by_key(settings_for):
+    train(settings_for(max_steps=2))
+    with pytest.raises(ProblemsError) as caught:
+        train(settings_for(max_steps=2, seed=4, optimizer={"learning_rate": 1e-3}))
+    text = str(caught.value)
+    assert "seed: the run has 3, now asked: 4" in text and "optimizer.learning_rate" in text
+    assert "epochs" not in text
+
+
+def test_changed_input_is_refused_when_a_run_goes_on(settings_for, tmp_path, processed):
+    import shutil
+
+    copy = tmp_path / "data"
+    shutil.copytree(processed, copy)
+    settings = settings_for(data=str(copy))
+    run = RunFolder(tmp_path / "runs" / "run")
+    run_in_a_process(settings, watch=lambda: any(run.checkpoints.glob("checkpoint-*")))
+    plan = json.loads(run.plan.read_text())
+    run.plan.write_text(json.dumps({**plan, "data_fingerprint": "0" * 16}))
+    with pytest.raises(ProblemsError, match="data fingerprint: was 0000000000000000"):
+        train(settings)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(settings_for, tmp_path):
+    runs = [train(settings_for(name=name, seed=seed)) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
+    weights = [(run.adapter / "adapter_model.safetensors").read_bytes() for run in runs]
+    assert weights[0] == weights[1] != weights[2]
+    assert metric_lines(runs[0].folder) == metric_lines(runs[1].folder)
+    summaries = [run.read(run.summary) for run in runs]
+    assert len({summary["conditions_fingerprint"] for summary in summaries}) == 1
+    assert [run.name for run in list_runs(tmp_path / "runs")] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        {"method": "hybrid"},
+        {"method": "hybrid", "head": "output_tokens"},
+        {"method": "full"},
+        {"method": "lora", "dora": True},
+    ],
+    ids=lambda adapter: "-".join(str(value) for value in adapter.values()),
+)
+def test_every_method_trains_and_saves(settings_for, adapter):
+    run = train(settings_for(adapter=adapter, optimizer={"learning_rate": 1e-3}))
+    plan, summary = run.read(run.plan), run.read(run.summary)
+    kinds = {item["kind"] for item in plan["matched"]}
+    assert kinds == {"lora": {"lora"}, "hybrid": {"lora", "head", "norm"}, "full": {"weight"}}[adapter["method"]]
+    lines = [line["loss"] for line in metric_lines(run.folder) if line["split"] == "val"]
+    assert lines[-1] < lines[0]
+    assert summary["method"] == adapter["method"]
+
+
+def test_the_adapter_is_the_best_checkpoint_not_the_last(settings_for):
+    # A rate that ruins the model after a few steps: the best weights are early ones.
+    settings = settings_for(
+        adapter={"method": "full"},
+        optimizer={"learning_rate": 0.05, "max_grad_norm": 0.0, "schedule": "constant", "warmup_share": 0.0},
+        epochs=4,
+        evaluation={"every_share": 1 / 24},
+    )
+    run = train(settings)
+    summary = run.read(run.summary)
+    val = {line["step"]: line["loss"] for line in metric_lines(run.folder) if line["split"] == "val"}
+    assert summary["best"]["step"] == min(val, key=val.get) < summary["steps"]
+    from triagekit.data.dataset import ProcessedDataset
+    from triagekit.modeling.adapter_folder import load_adapter
+    from triagekit.training import examples
+    from triagekit.training.collator import PaddingCollator
+    from triagekit.training.loss import take_selected_logits, token_losses
+
+    loaded = load_adapter(run.adapter)
+    rows = ProcessedDataset.open(settings.data).rows("val")
+    built = examples.build_examples(rows, loaded.segments, split="val", variants=[0] * len(rows))
+    take_selected_logits(loaded.model)
+    batch = PaddingCollator(0)([{key: column[row] for key, column in built.columns.items()} for row in range(len(built))])
+    assert token_losses(loaded.model, batch).negative_log_likelihood.mean().item() == pytest.approx(
+        val[summary["best"]["step"]], rel=1e-4
+    )
+
+
+def test_early_stopping_ends_a_run_that_gets_no_better(settings_for):
+    stop = {"every_share": 0.05, "early_stopping": {"patience": 2, "threshold": 10.0}}
+    run = train(settings_for(epochs=10, evaluation=stop))
+    summary = run.read(run.summary)
+    # No gain can reach a threshold of 10 nats, so the third measurement is the second without improvement.
+    assert summary["stopped_early"] and summary["steps"] == 9 < summary["steps_planned"]
+
+
+def test_a_subset_is_drawn_by_seed(settings_for):
+    run = train(settings_for(max_train_rows=16, max_steps=2))
+    assert run.read(run.plan)["train"]["rows"] == 16
+
+
+def test_over_long_tickets_are_counted_and_said(settings_for, tmp_path):
+    long = [{**row, "text": row["text"] + " and more" * 200} for row in rows(8, 5)]
+    data = write_processed(tmp_path / "long", {"train": [*rows(8, 6), *long], "val": rows(4, 7)})
+    notes = []
+    run = train(settings_for(data=str(data), max_steps=2), notes=notes.append)
+    assert run.read(run.summary)["tickets_cut"] == 8
+    assert "8 of 16 training tickets" in notes[0]
+    assert run.read(run.plan)["train"]["tokens_max"] <= 256
+
+
+def test_without_validation_rows_the_last_weights_are_kept(settings_for, tmp_path):
+    notes = []
+    data = write_processed(tmp_path / "noval", {"train": rows(16, 6)})
+    run = train(settings_for(data=str(data)), notes=notes.append)
+    assert run.read(run.summary)["best"] is None and "no validation rows" in notes[0]
+
+
+def test_unknown_fields_and_values_are_named_before_anything_is_loaded(settings_for):
+    with pytest.raises(ProblemsError) as caught:
+        train(settings_for(class_weights={"categori": "balanced", "priority": {"Hihg": 2.0}, "summary": "balanced"}))
+    text = str(caught.value)
+    assert "Did you mean 'category'?" in text and "Did you mean 'High'?" in text and "'summary' is no field" in text
+
+
+def test_two_processes_cannot_work_on_one_run(settings_for):
+    settings = settings_for(max_steps=2)
+    run = RunFolder.create(__import__("pathlib").Path(settings.output) / "run", settings.model_dump(mode="json"), "")
+    run.config.write_text(__import__("triagekit.settings", fromlist=["x"]).to_yaml(settings))
+    with run.lock(), pytest.raises(TriageError, match="Another process"):
+        train(settings)
+
+
+def test_class_weights_and_balanced_sampling_train(settings_for):
+    run = train(
+        settings_for(
+            max_steps=4,
+            class_weights={"category": "balanced", "priority": {"High": 3.0}},
+            sampling={"strategy": "balanced", "field": "category"},
+        )
+    )
+    weights = run.read(run.plan)["class_weights"]
+    assert weights["priority"] == {"High": 3.0} and set(weights["category"]) == {"Hardware", "Software", "Network"}
