@@ -1,0 +1,203 @@
+"""A run measured on a split: decoded by the real decoder, written beside the run, not repeated without need."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from triagekit.data.dataset import ProcessedDataset
+from triagekit.data.rows import Row
+from triagekit.errors import TriageError
+from triagekit.evaluation.intervals import mean_intervals
+from triagekit.evaluation.metrics import evaluate_table
+from triagekit.evaluation.table import PredictionTable
+from triagekit.files.atomic import write_json
+from triagekit.files.fingerprint import fingerprint_file, fingerprint_json
+from triagekit.progress import Progress, SilentProgress
+from triagekit.schema.parse import parse_record
+from triagekit.schema.schema import Schema
+from triagekit.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from triagekit.scoring.predictor import Predictor
+
+PREDICTIONS = "predictions.parquet"
+METRICS = "metrics.json"
+FREE_SAMPLE = 200
+_BLOCK = 256
+
+
+def evaluate_run(
+    run: Path,
+    split: str = "test",
+    base: str | None = None,
+    limit: int | None = None,
+    free_sample: int = FREE_SAMPLE,
+    fresh: bool = False,
+    data: Path | None = None,
+    device: str | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Metrics of `run` on `split`; writes `<run>/eval/<split>/predictions.parquet` and then `metrics.json`.
+
+    `limit` takes the first so many tickets. On `free_sample` tickets of them the model also writes without the grammar,
+    which gives the share of valid records before the constraint. `data` replaces the data folder named by the run, for
+    a run that was moved; it must have the fingerprint that the run was trained on.
+    Predictions of the same adapter on the same tickets are reused unless `fresh`; so is a free sample of that size.
+    Raises TriageError for an unfinished run, an unknown split, an empty split, or data that has changed.
+    """
+    folder = RunFolder.open(run)
+    if not folder.adapter.is_dir():
+        raise TriageError(
+            f"{run} has no adapter yet: it is {folder.status}. "
+            f"Finish it with: triage train {folder.config} --name {folder.name}"
+        )
+    card = json.loads((folder.adapter / "triagekit.json").read_text(encoding="utf-8"))
+    dataset = open_data(folder, card, data)
+    rows = dataset.rows(split)[:limit]
+    if not rows:
+        raise TriageError(f"The split '{split}' of {dataset.folder} has no rows: there is nothing to measure.")
+    target = folder.evaluation(split)
+    key = {
+        "adapter": card["fingerprint"],
+        "template": card.get("template_fingerprint"),
+        "data": dataset.fingerprint,
+        "schema": dataset.schema.fingerprint,
+        "split": split,
+        "rows": len(rows),
+        "base": base or card["base"],
+    }
+    stored = None if fresh else _stored(target, key)
+    earlier = stored[1] if stored else {}
+    predictor: Predictor | None = None
+    if stored:
+        table, decoding = stored[0], earlier.get("decoding")
+    else:
+        predictor = _predictor(folder, base, device)
+        table, decoding = _decode(predictor, dataset.schema, rows, progress or SilentProgress())
+        table.write(target / PREDICTIONS, key)
+    free = earlier.get("valid_before_constraint")
+    wanted = min(free_sample, len(rows))
+    if wanted == 0:
+        free = None
+    elif free is None or free.get("rows") != wanted:
+        predictor = predictor or _predictor(folder, base, device)
+        free = _free_validity(predictor, dataset.schema, rows, wanted, seed, progress or SilentProgress())
+    metrics = {
+        "kind": "run",
+        "run": folder.name,
+        "split": split,
+        **evaluate_table(dataset.schema, table, seed),
+        "valid_before_constraint": free,
+        "data_fingerprint": dataset.fingerprint,
+        "adapter_fingerprint": card["fingerprint"],
+        "rows_in_split": len(dataset.rows(split)),
+        "predictions_fingerprint": fingerprint_file(target / PREDICTIONS),
+        "decoding": decoding,
+    }
+    write_json(target / METRICS, metrics)
+    return {**metrics, "reused": stored is not None}
+
+
+def data_folder(folder: RunFolder, data: Path | None = None) -> Path:
+    """Where the data of a run lies: `data` if given, else as the run names it, from here or from any folder above it."""
+    named = Path(data) if data else Path(str(folder.settings().get("data", "")))
+    places = [named] if data or named.is_absolute() else [named, *(up / named for up in folder.folder.resolve().parents)]
+    return next((place for place in places if (place / "manifest.json").is_file()), named)
+
+
+def open_data(folder: RunFolder, card: dict[str, Any], data: Path | None = None) -> ProcessedDataset:
+    """The data set a run was trained on. Raises TriageError when it is missing or is not what the run was trained on."""
+    found = data_folder(folder, data)
+    dataset = ProcessedDataset.open(found)
+    if dataset.fingerprint != card["data_fingerprint"]:
+        raise TriageError(
+            f"{found} is not the data that {folder.name} was trained on: fingerprint {dataset.fingerprint}, the run has "
+            f"{card['data_fingerprint']}. Its test rows may have been in training. Name the right folder with --data."
+        )
+    return dataset
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """`metrics.json` of an evaluation folder. Raises TriageError when it is missing, damaged, or not of its predictions."""
+    path = folder / METRICS
+    try:
+        metrics = dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise TriageError(f"No {METRICS} in {folder}.") from None
+    except ValueError as error:
+        raise TriageError(f"{path} is damaged ({error}). Evaluate again with --fresh.") from None
+    expected = metrics.get("predictions_fingerprint")
+    if expected and (not (folder / PREDICTIONS).is_file() or fingerprint_file(folder / PREDICTIONS) != expected):
+        raise TriageError(f"{path} was not made from the {PREDICTIONS} beside it. Evaluate again.")
+    return metrics
+
+
+def _stored(target: Path, key: dict[str, Any]) -> tuple[PredictionTable, dict[str, Any]] | None:
+    """Predictions on disk that answer `key`, with their metrics ({} where a kill came between the two files)."""
+    path = target / PREDICTIONS
+    if not path.is_file():
+        return None
+    try:
+        table, found = PredictionTable.read(path)
+    except TriageError:
+        return None
+    if fingerprint_json(found) != fingerprint_json(key):
+        return None
+    try:
+        return table, read_metrics(target)
+    except TriageError:
+        return table, {}
+
+
+def _predictor(folder: RunFolder, base: str | None, device: str | None) -> Predictor:
+    from triagekit.scoring.predictor import Predictor
+
+    return Predictor.from_run(folder.folder, base=base, device=device)
+
+
+def _decode(
+    predictor: Predictor, schema: Schema, rows: Sequence[Row], progress: Progress
+) -> tuple[PredictionTable, dict[str, float]]:
+    progress.start("decode", len(rows), "tickets")
+    predictions: list[Any] = []
+    began = time.perf_counter()
+    for start in range(0, len(rows), _BLOCK):
+        block = rows[start : start + _BLOCK]
+        predictions.extend(predictor.predict([row.text for row in block]))
+        progress.advance(len(block))
+    seconds = time.perf_counter() - began
+    progress.finish()
+    figures = {"seconds": seconds, "rows_per_second": len(rows) / seconds}
+    return PredictionTable.build(schema, rows, predictions), figures
+
+
+def _free_validity(
+    predictor: Predictor, schema: Schema, rows: Sequence[Row], count: int, seed: int, progress: Progress
+) -> dict[str, Any]:
+    """Share of `count` tickets (drawn by `seed`) for which unconstrained greedy text parses to a valid record.
+
+    `strict` counts only texts that needed no repair: nothing around the JSON, no code fence.
+    """
+    import numpy as np
+
+    from triagekit.scoring.free import generate_free
+
+    chosen = [rows[index] for index in sorted(random.Random(seed).sample(range(len(rows)), count))]
+    progress.start("write freely", count, "tickets")
+    texts: list[str] = []
+    for start in range(0, count, 64):
+        block = [row.text for row in chosen[start : start + 64]]
+        texts.extend(generate_free(predictor.adapter.model, predictor.adapter.segments, block))
+        progress.advance(len(block))
+    progress.finish()
+    parsed = [parse_record(schema, text) for text in texts]
+    valid = np.array([item.verdict == "auto" for item in parsed], dtype=float)
+    strict = np.array([item.verdict == "auto" and not item.repairs for item in parsed], dtype=float)
+    means = mean_intervals({"valid": valid, "strict": strict}, seed=seed)
+    return {**means["valid"], "rows": count, "strict": means["strict"]}
