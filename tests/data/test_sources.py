@@ -85,13 +85,21 @@ def test_other_scripts_are_detected(tmp_path, encoding, text):
     assert texts(read(tmp_path, "a.jsonl", content)) == [text] * 5
 
 
+def test_a_file_of_two_encodings(tmp_path):
+    old = [f"Störung Nr. {n}: Gerät läuft nicht" for n in range(20)]
+    new = ["UTF-8: Größe – “quoted” – 北京", "Москва"]
+    content = b"text\n" + b"".join(line.encode("cp1252") + b"\n" for line in old)
+    content += b"".join(line.encode() + b"\n" for line in new)
+    assert texts(read(tmp_path, "a.csv", content, delimiter="|")) == old + new
+
+
 def test_a_named_encoding_wins(tmp_path):
     content = "text\nä\n".encode("cp850")
     assert texts(read(tmp_path, "a.csv", content, encoding="cp850")) == ["ä"]
 
 
 def test_stray_bytes_in_a_utf8_file(tmp_path):
-    content = 'text\nGrüße\nGröße\ncaf\xe9\n'.encode("latin-1").replace(b"Gr\xfc\xdfe", "Grüße".encode())
+    content = "text\nGrüße\nGröße\ncaf\xe9\n".encode("latin-1").replace(b"Gr\xfc\xdfe", "Grüße".encode())
     content = content.replace(b"Gr\xf6\xdfe", "Größe".encode()) + b"x\xff\xfe\x81\n" + b"caf\xc3\nlast\n"
     pieces = read(tmp_path, "a.csv", content)
     assert texts(pieces) == ["Grüße", "Größe", "café", "last"]
@@ -165,7 +173,14 @@ def test_broken_json_lines(tmp_path):
 
 @pytest.mark.parametrize("between", [",", ",\n", "\n,  "])
 def test_broken_objects_in_an_array(tmp_path, between):
-    objects = ['{"text":"a"}', '{"text": oops}', '{"text":"b","n":{"m":[1,{"x":2}]}}', "5", '{"text":"open}', '{"text":"c"}']
+    objects = [
+        '{"text":"a"}',
+        '{"text": oops}',
+        '{"text":"b","n":{"m":[1,{"x":2}]}}',
+        "5",
+        '{"text":"open}',
+        '{"text":"c"}',
+    ]
     pieces = read(tmp_path, "a.json", ("[" + between.join(objects) + "]").encode())
     assert texts([p for p in pieces if isinstance(p, Reject) or "text" in p.values]) == ["a", "b", "c"]
     assert {reason for _, reason in reasons(pieces)} == {"broken JSON", "not a JSON object"}
@@ -241,7 +256,17 @@ def test_nothing_there_names_the_nearest(tmp_path):
         list(read_source(tmp_path / "empty"))
 
 
-DIRT = [b'{"text": "cut', b"\0\0\0\0", b"[1, 2]", b"\xff\xfe\xff", b'{"text": "x" "y"}', b"}{", b'"open', b"null", b"\xc3("]
+DIRT = [
+    b'{"text": "cut',
+    b"\0\0\0\0",
+    b"[1, 2]",
+    b"\xff\xfe\xff",
+    b'{"text": "x" "y"}',
+    b"}{",
+    b'"open',
+    b"null",
+    b"\xc3(",
+]
 
 
 @settings(max_examples=60, deadline=None)
@@ -262,7 +287,7 @@ CSV_DIRT = [b"a,b,c,d", b"alone", b'9,"open', b'9,"a "b" c"', b"9,nul\0"]
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_good_csv_rows_are_never_lost(tmp_path_factory, data):
-    good = data.draw(st.lists(st.text("ab ,\"'ü\n;|", min_size=1, max_size=12), max_size=12))
+    good = data.draw(st.lists(st.text("ab ,\"'ü;|", min_size=1, max_size=12), max_size=12))
     quoted = [b'%d,"%s"' % (n, text.replace('"', '""').encode()) for n, text in enumerate(good)]
     rows = list(quoted)
     dirt = data.draw(st.lists(st.sampled_from(CSV_DIRT), max_size=6))
@@ -270,9 +295,8 @@ def test_good_csv_rows_are_never_lost(tmp_path_factory, data):
         rows.insert(data.draw(st.integers(0, len(rows))), bad)
     pieces = read(tmp_path_factory.mktemp("x"), "a.csv", b"id,text\n" + b"\n".join(rows) + b"\n", delimiter=",")
     found = [piece.values["text"] for piece in pieces if isinstance(piece, RawRow)]
-    # A row that begins inside an open quote may be read either way; every one-line row must come out.
-    missing = [text for text in good if "\n" not in text and '"' not in text and text not in found]
-    assert not missing
+    # Rows of several lines are left out: an open quote before one can be read in two ways.
+    assert not [text for text in good if text not in found]
     assert len([piece for piece in pieces if isinstance(piece, Reject)]) >= min(1, len(dirt))
 
 
@@ -296,4 +320,4 @@ def test_memory_stays_flat(tmp_path, name):
         return used
 
     # Beyond the sample that is looked at for the encoding (1 MiB), more rows take no more memory.
-    assert peak(40_000) < 1.3 * peak(10_000) + 500_000
+    assert peak(20_000) < 1.3 * peak(8_000) + 500_000

@@ -139,6 +139,17 @@ def test_output_tokens_are_those_of_labels_skeleton_and_end(segments, schema, re
     assert len(ids) < len(segments.tokenizer)
 
 
+def test_half_surrogates_do_not_stop_a_ticket(segments):
+    ids, _ = segments.ticket_ids("half \ud83d here", None)
+    assert segments.decode(ids) == "half ? here"
+
+
+def test_travels_to_another_process(segments):
+    import pickle
+
+    assert pickle.loads(pickle.dumps(segments)).prompt_ids("VPN", 1) == segments.prompt_ids("VPN", 1)
+
+
 def sentencepiece_like():
     """A tokenizer that, as Llama 2's, puts '▁' before whatever it is given."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

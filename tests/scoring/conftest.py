@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scoring_helpers import SCHEMAS, TICKETS
+from scoring_helpers import SCHEMAS, TICKETS, make_adapter
 
 from triagekit.schema.prompt import schema_prompt as schema_text
 
@@ -51,3 +51,8 @@ def piece_tokenizer(byte_tokenizer: Any, tmp_path_factory: pytest.TempPathFactor
     )
     tokenizer.chat_template = byte_tokenizer.chat_template
     return tokenizer
+
+
+@pytest.fixture(scope="session")
+def adapter(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_adapter(tmp_path_factory.mktemp("adapter") / "adapter", tiny_model_folder)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from triagekit.modeling.segments import SegmentTokenizer
 from triagekit.modeling.template import PromptSettings, PromptTemplate
 from triagekit.schema import DependentEnumField, EnumField, Schema, TagsField, TextField
@@ -75,8 +78,42 @@ TICKETS = [
 ]
 
 
-def segments_for(tokenizer: object, schema: Schema, max_length: int = 1024) -> SegmentTokenizer:
-    return SegmentTokenizer(tokenizer, PromptTemplate(tokenizer, schema, PromptSettings(max_length=max_length)))
+def segments_for(
+    tokenizer: Any, schema: Schema, max_length: int = 1024, strategy: str = "implicit"
+) -> SegmentTokenizer:
+    settings = PromptSettings(max_length=max_length, strategy=strategy)
+    return SegmentTokenizer(tokenizer, PromptTemplate(tokenizer, schema, settings))
+
+
+def make_adapter(folder: Path, base: Path, schema: Schema = TICKETS_SCHEMA, seed: int = 0) -> Path:
+    """An adapter folder as training leaves it, with random weights that are far from nothing."""
+    import torch
+
+    from triagekit.modeling.adapter_folder import save_adapter
+    from triagekit.modeling.adapters import AdapterSettings, attach_adapter
+    from triagekit.modeling.base import load_base, load_tokenizer
+
+    segments = segments_for(load_tokenizer(str(base)), schema, max_length=512)
+    settings = AdapterSettings(method="lora", r=4, alpha=8)
+    model, report = attach_adapter(load_base(str(base), device="cpu"), settings)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
+    save_adapter(model, folder, settings, segments, str(base), report, "0" * 16, TICKETS)
+    return folder
+
+
+def write_archive(path: Path, rows: int, start: int = 0) -> list[str]:
+    """A CSV of tickets; returns their ids."""
+    import csv
+
+    ids = [f"T-{number:05d}" for number in range(start, start + rows)]
+    with path.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["id", "text"])
+        writer.writerows(zip(ids, many_tickets(rows), strict=True))
+    return ids
 
 
 def many_tickets(count: int) -> list[str]:

@@ -44,16 +44,16 @@ def test_equal_to_the_reference(tiny_model_folder: Path, request: Any, tokenizer
     segments = segments_for(request.getfixturevalue(tokenizer), SCHEMAS[name])
     model = sharp_model(tiny_model_folder)
     model.resize_token_embeddings(len(segments.tokenizer) + 7)
-    texts = TICKETS + many_tickets(13)
+    texts = TICKETS + many_tickets(5)
     reference = ReferenceDecoder(model, segments)
     found = BatchedDecoder(model, segments, batch_size=8).decode(texts)
     assert_equal(found, [reference.decode_one(text) for text in texts])
     assert all(validate_record(segments.schema, item.record) == [] for item in found)
-    assert len({item.text for item in found}) > 3
+    assert len({item.text for item in found}) > 2
 
 
 def test_a_ticket_that_was_cut_says_so_and_stays_equal(tiny_model_folder: Path, byte_tokenizer: Any) -> None:
-    segments = segments_for(byte_tokenizer, SCHEMAS["desk"], max_length=360)
+    segments = segments_for(byte_tokenizer, SCHEMAS["desk"], max_length=200)
     model = sharp_model(tiny_model_folder)
     texts = ["word " * 500, "short"]
     found = BatchedDecoder(model, segments).decode(texts)

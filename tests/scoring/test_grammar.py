@@ -166,10 +166,10 @@ def test_many_values_do_not_copy_what_stands_between_parent_and_child(byte_token
     parents = tuple(f"team {number}" for number in range(300))
     between = tuple(f"site {number}" for number in range(300))
     schema = Schema(
-        "wide",
-        "",
-        "",
-        (
+        name="wide",
+        title="Wide",
+        description="Many values between a parent and its child.",
+        fields=(
             EnumField("parent", parents),
             EnumField("between", between),
             DependentEnumField("child", "parent", {parent: ("one", "two", f"only {parent}") for parent in parents}),
@@ -194,7 +194,7 @@ def test_values_that_become_the_same_tokens_are_refused_by_name(byte_tokenizer: 
         def encode_piece(self, text: str) -> tuple[int, ...]:
             return self._segments.encode_piece(text.lower())
 
-    schema = Schema("case", "", "", (EnumField("kind", ("Open", "open", "closed")),))
+    schema = Schema(name="case", title="Case", description="", fields=(EnumField("kind", ("Open", "open", "closed")),))
     with pytest.raises(ProblemsError, match=r"field 'kind'.*same tokens"):
         RecordGrammar.compile(Blind(segments_for(byte_tokenizer, schema)))
 

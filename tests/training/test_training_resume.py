@@ -85,21 +85,26 @@ def test_many_kills_at_random_moments_change_nothing(settings_for, reference, se
         "checkpoints": {"every_steps": chance.choice([1, 3]), "keep": 1},
         "sampling": {"strategy": "balanced", "field": "priority"},
         "class_weights": {"category": "balanced"},
+        "log_every_steps": 1,
     }
     whole = reference(**changes)
-    seconds = whole.read(whole.summary)["seconds"] + 3
     settings = settings_for(**changes)
     run = RunFolder(f"{settings.output}/run")
     kills = 0
-    for _ in range(40):
-        until = time.monotonic() + chance.uniform(0.3, 1.0) * seconds
-        status = run_in_a_process(settings, lambda until=until: time.monotonic() > until)
-        kills += status == -9
+    for _ in range(60):
+        enough = kill_at(run, len(metric_lines(run.folder)) + chance.randint(1, 5))
+        delay = chance.uniform(0.0, 0.15)
+
+        def now(enough=enough, delay=delay):
+            return enough() and (time.sleep(delay) or True)
+
+        status = run_in_a_process(settings, now)
         if status == 0:
             break
         assert status == -9
+        kills += 1
     assert run_in_a_process(settings) == 0
-    assert kills >= 2
+    assert kills >= 5
     assert_same_result(run, whole)
 
 

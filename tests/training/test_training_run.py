@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from training_helpers import metric_lines, rows, run_in_a_process, write_processed
+from training_helpers import adapter_bytes, metric_lines, rows, run_in_a_process, write_processed
 
 from triagekit.errors import ProblemsError, TriageError
 from triagekit.training.run_folder import RunFolder, list_runs
@@ -137,7 +137,9 @@ def test_the_adapter_is_the_best_checkpoint_not_the_last(settings_for):
     rows = ProcessedDataset.open(settings.data).rows("val")
     built = examples.build_examples(rows, loaded.segments, split="val", variants=[0] * len(rows))
     take_selected_logits(loaded.model)
-    batch = PaddingCollator(0)([{key: column[row] for key, column in built.columns.items()} for row in range(len(built))])
+    batch = PaddingCollator(0)(
+        [{key: column[row] for key, column in built.columns.items()} for row in range(len(built))]
+    )
     assert token_losses(loaded.model, batch).negative_log_likelihood.mean().item() == pytest.approx(
         val[summary["best"]["step"]], rel=1e-4
     )
@@ -198,3 +200,51 @@ def test_class_weights_and_balanced_sampling_train(settings_for):
     )
     weights = run.read(run.plan)["class_weights"]
     assert weights["priority"] == {"High": 3.0} and set(weights["category"]) == {"Hardware", "Software", "Network"}
+
+
+def test_a_quantised_base_trains_and_goes_on_exactly(settings_for):
+    pytest.importorskip("bitsandbytes")
+    changes = {"quantization": {"bits": 4}, "checkpoints": {"every_steps": 2, "keep": 2}}
+    whole = train(settings_for(name="whole", **changes))
+    settings = settings_for(**changes)
+    run = RunFolder(f"{settings.output}/run")
+    assert run_in_a_process(settings, watch=lambda: (run.checkpoints / "checkpoint-6").is_dir()) == -9
+    train(settings)
+    assert metric_lines(run.folder) == metric_lines(whole.folder)
+    assert adapter_bytes(run.folder) == adapter_bytes(whole.folder)
+
+
+def test_bfloat16_keeps_the_trained_weights_in_float32(settings_for):
+    from safetensors.torch import load_file
+
+    run = train(settings_for(precision="bf16", adapter={"method": "hybrid"}))
+    tensors = load_file(str(run.adapter / "adapter_model.safetensors"))
+    assert {str(tensor.dtype) for tensor in tensors.values()} == {"torch.float32"}
+    losses = [line["loss"] for line in metric_lines(run.folder) if line["split"] == "val"]
+    assert losses[-1] < losses[0]
+
+
+def test_float16_without_a_gpu_is_refused_with_advice(settings_for):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(TriageError, match="precision: auto"):
+        train(settings_for(precision="fp16"))
+
+
+def test_gradient_checkpointing_gives_the_same_weights(settings_for):
+    runs = [
+        train(settings_for(name=str(on), gradient_checkpointing=on, max_steps=3, adapter={"dropout": 0.0}))
+        for on in (False, True)
+    ]
+    assert metric_lines(runs[0].folder) == [
+        {
+            **line,
+            "loss": pytest.approx(line["loss"], rel=1e-5),
+            "gradient_norm": pytest.approx(line["gradient_norm"], rel=1e-4),
+        }
+        if line["split"] == "train"
+        else {**line, "loss": pytest.approx(line["loss"], rel=1e-5)}
+        for line in metric_lines(runs[1].folder)
+    ]

@@ -68,7 +68,7 @@ def write_processed(folder, splits):
 
 def import_what_a_run_needs():
     """Once, in the process that forks."""
-    import torch.utils.tensorboard
+    import torch.utils.tensorboard  # noqa: F401
     from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM  # noqa: F401
 
     import triagekit.training.finish

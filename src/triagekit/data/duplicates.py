@@ -63,7 +63,8 @@ def bands_for(threshold: float, permutations: int = PERMUTATIONS) -> tuple[int, 
 
     A pair of similarity s shares a band with probability 1 - (1 - s^rows)^bands.
     """
-    for rows in range(permutations, 0, -1):
+    # Two bands at least: datasketch refuses one.
+    for rows in range(permutations // 2, 0, -1):
         bands = permutations // rows
         if (1.0 - threshold**rows) ** bands <= MISSED:
             return bands, rows

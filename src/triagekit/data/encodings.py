@@ -59,7 +59,7 @@ def split_sample(chunks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
 def detect_encoding(sample: bytes) -> tuple[str, int]:
     """(encoding, length of the byte-order mark) of a file that begins with `sample`."""
     for mark, name in _BOMS:
-        if sample.startswith(mark):
+        if sample.startswith(mark) and (name == "utf-8" or _is_wide(sample, name)):
             return name, len(mark)
     without_mark = _utf16_without_mark(sample)
     if without_mark:
@@ -72,6 +72,21 @@ def detect_encoding(sample: bytes) -> tuple[str, int]:
     if wrong <= right or wrong < _EVIDENCE:
         return "utf-8", 0
     return _detected(sample), 0
+
+
+def _is_wide(sample: bytes, encoding: str) -> bool:
+    """Whether a wide encoding's mark is meant: two stray bytes look the same, but then the rest is no wide text.
+
+    Every wide export has spaces, line ends, digits or brackets; narrow text read as wide has none but by chance, beside
+    NUL characters.
+    """
+    try:
+        text = codecs.getincrementaldecoder(encoding)("surrogatepass").decode(sample, final=False)
+    except UnicodeDecodeError:
+        return False
+    nul = text.count("\0")
+    plain = sum(1 for character in text if character < "\x80") - nul
+    return plain > 4 * nul
 
 
 def _utf16_without_mark(sample: bytes) -> str:
@@ -88,7 +103,7 @@ def _utf16_without_mark(sample: bytes) -> str:
 def _detected(sample: bytes) -> str:
     from charset_normalizer import from_bytes
 
-    telling = b"\n".join(line for line in sample.split(b"\n") if not line.isascii())[: 1 << 16]
+    telling = b"\n".join(line for line in sample.split(b"\n") if not _is_utf8(line))[: 1 << 16]
     matches = from_bytes(telling)
     best = matches.best()
     if best is None:
@@ -100,6 +115,14 @@ def _detected(sample: bytes) -> str:
     # The Macintosh code pages differ from the Windows ones in a few letters only, and are far rarer.
     usual = (match for match in matches if match.chaos <= best.chaos + 0.02 and not match.encoding.startswith("mac_"))
     return str(next(usual, best).encoding)
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def text_chunks(chunks: Iterable[bytes], encoding: str, skip: int = 0) -> Iterator[str]:
@@ -125,14 +148,25 @@ def text_chunks(chunks: Iterable[bytes], encoding: str, skip: int = 0) -> Iterat
         yield rest
 
 
-def mend_surrogates(text: str) -> str | None:
-    """`text` without lone surrogates, or None where its bytes make no sense.
+def is_single_byte(encoding: str) -> bool:
+    """Whether every byte is a character by itself (Windows, ISO 8859, KOI8, Macintosh code pages)."""
+    return len(bytes(range(128, 256)).decode(encoding, "replace")) == 128
 
-    Pairs that were written as two escapes are joined; escaped bytes are read as Windows-1252 if that gives letters and
-    punctuation of ordinary text.
+
+def mend_surrogates(text: str, encoding: str | None = None) -> str | None:
+    """`text` (a cell) without lone surrogates, or None where its bytes make no sense.
+
+    A cell that is not UTF-8 is read in `encoding`, that of the rest of the file. Without one, pairs that were written
+    as two escapes are joined, and stray bytes are read as Windows-1252 if that gives letters and punctuation of
+    ordinary text.
     """
     if SURROGATES.search(text) is None:
         return text
+    if encoding is not None:
+        try:
+            return text.encode("utf-8", "surrogateescape").decode(encoding)
+        except UnicodeError:
+            pass
     if _ESCAPED.search(text) is None:
         joined = text.encode("utf-16-le", "surrogatepass")
         try:

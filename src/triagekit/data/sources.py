@@ -9,7 +9,14 @@ from typing import Any
 
 from triagekit.data.byte_streams import BrokenSource, byte_chunks
 from triagekit.data.csv_reader import read_csv
-from triagekit.data.encodings import SURROGATES, detect_encoding, mend_surrogates, split_sample, text_chunks
+from triagekit.data.encodings import (
+    SURROGATES,
+    detect_encoding,
+    is_single_byte,
+    mend_surrogates,
+    split_sample,
+    text_chunks,
+)
 from triagekit.data.json_reader import JsonStream, read_jsonl
 from triagekit.data.parquet_reader import read_parquet
 from triagekit.data.pieces import RawRow, Reject
@@ -71,6 +78,7 @@ def read_file(path: Path, name: str, settings: SourceSettings) -> Iterator[RawRo
     """Rows and rejects of one file, called `name` in them."""
     try:
         kind = settings.format if settings.format != "auto" else format_of(path)
+        fallback: str | None = None
         if kind == "parquet":
             pieces = read_parquet(path, name)
         elif kind == "unknown":
@@ -78,9 +86,9 @@ def read_file(path: Path, name: str, settings: SourceSettings) -> Iterator[RawRo
             yield Reject(name, 0, "unknown kind of file", "", f"known endings: {known}, each also .gz or .zst")
             return
         else:
-            pieces = _read_text(path, name, kind, settings)
+            pieces, fallback = _read_text(path, name, kind, settings)
         for piece in pieces:
-            yield _decoded(piece) if isinstance(piece, RawRow) else piece
+            yield _decoded(piece, fallback) if isinstance(piece, RawRow) else piece
     except OSError as error:
         yield Reject(name, 0, "unreadable file", "", str(error.strerror))
 
@@ -101,23 +109,30 @@ def format_of(path: Path) -> str:
     return "jsonl" if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{" else "unknown"
 
 
-def _read_text(path: Path, name: str, kind: str, settings: SourceSettings) -> Iterator[RawRow | Reject]:
+def _read_text(
+    path: Path, name: str, kind: str, settings: SourceSettings
+) -> tuple[Iterator[RawRow | Reject], str | None]:
+    """The pieces of a text file, and the encoding of cells that are not UTF-8 (None: stray bytes)."""
     sample, chunks = split_sample(byte_chunks(path))
     encoding, skip = detect_encoding(sample)
+    fallback: str | None = None
     if settings.encoding != "auto" and not skip:
         encoding = settings.encoding
+    elif encoding != "utf-8" and is_single_byte(encoding):
+        # Read as UTF-8 where possible: a file put together from several may hold both.
+        encoding, fallback = "utf-8", encoding
     text = text_chunks(chunks, encoding, skip)
     head = sample[skip : skip + 65_536].decode(encoding, "replace")
     if kind in ("json", "jsonl") and _is_stream(head, kind):
-        return iter(JsonStream(text, name, settings.max_row_characters))
+        return iter(JsonStream(text, name, settings.max_row_characters)), fallback
     if "\r" in head and "\n" not in head and kind != "json":
         text = (chunk.replace("\r", "\n") for chunk in text)
     source = LineSource(text_lines(text, settings.max_row_characters))
     if kind in ("json", "jsonl"):
-        return read_jsonl(source, name)
+        return read_jsonl(source, name), fallback
     if kind == "text":
-        return _read_plain(source, name)
-    return read_csv(source, name, settings, tabs=kind == "tsv")
+        return _read_plain(source, name), fallback
+    return read_csv(source, name, settings, tabs=kind == "tsv"), fallback
 
 
 def _is_stream(head: str, kind: str) -> bool:
@@ -144,30 +159,32 @@ def _read_plain(source: LineSource, name: str) -> Iterator[RawRow | Reject]:
             yield RawRow(line.number, name, {"text": line.text.rstrip("\r\n")})
 
 
-def _decoded(row: RawRow) -> RawRow | Reject:
-    """The row with stray bytes read, or a Reject where they make no sense."""
+def _decoded(row: RawRow, fallback: str | None) -> RawRow | Reject:
+    """The row with the bytes that are not UTF-8 read in `fallback`, or as stray bytes; a Reject where that fails."""
     mended: dict[str, Any] = {}
     changed = False
     for key, value in row.values.items():
-        new_key, new_value = _mend(key), _mend(value)
+        new_key, new_value = _mend(key, fallback), _mend(value, fallback)
         if new_key is None or (new_value is None and value is not None):
             return Reject(row.file, row.line, "undecodable bytes", str(value), f"in column '{key}'")
         changed = changed or new_key is not key or new_value is not value
         mended[new_key] = new_value
-    return RawRow(row.line, row.file, mended, (*row.repairs, STRAY_BYTES)) if changed else row
+    if not changed:
+        return row
+    return RawRow(row.line, row.file, mended, row.repairs if fallback else (*row.repairs, STRAY_BYTES))
 
 
-def _mend(value: Any) -> Any:
+def _mend(value: Any, fallback: str | None) -> Any:
     """`value` with the lone surrogates in its texts mended; itself where there are none; None where impossible."""
     if isinstance(value, str):
-        return value if value.isascii() or SURROGATES.search(value) is None else mend_surrogates(value)
+        return value if value.isascii() or SURROGATES.search(value) is None else mend_surrogates(value, fallback)
     if isinstance(value, list):
-        items = [_mend(item) for item in value]
+        items = [_mend(item, fallback) for item in value]
         if any(new is None and old is not None for new, old in zip(items, value, strict=True)):
             return None
         return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
     if isinstance(value, dict):
-        inner = {key: _mend(item) for key, item in value.items()}
+        inner = {key: _mend(item, fallback) for key, item in value.items()}
         if any(inner[key] is None and item is not None for key, item in value.items()):
             return None
         return inner if any(inner[key] is not item for key, item in value.items()) else value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from triagekit.settings import Settings
 
@@ -32,6 +32,12 @@ class SplitSettings(Settings):
     time_format: str | None = Field(default=None, description="as in strptime; left out: ISO 8601 or epoch seconds")
     group: str | None = Field(default=None, description="column (customer, thread, family) that no two splits share")
     official: str | None = Field(default=None, description="column saying train, val or test; the file name otherwise")
+
+    @field_validator("preset", mode="before")
+    @classmethod
+    def _not_base_sixty(cls, value: object) -> object:
+        # YAML 1.1 reads an unquoted 95:5 as a number in base 60.
+        return "95:5" if value == 95 * 60 + 5 else value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

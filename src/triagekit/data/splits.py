@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from pathlib import PurePosixPath
 
@@ -109,26 +109,29 @@ def _fill_empty(
 
 
 def time_split(times: Sequence[datetime.datetime], val: float, test: float) -> list[str]:
-    """Split names by time: the earliest rows are train, the latest test; rows of one moment stay together."""
-    order = sorted(range(len(times)), key=lambda row: times[row])
-    total = len(order)
-    first_test = total - round(test * total) if test else total
-    first_val = min(first_test, total - round((val + test) * total)) if val else first_test
-    if val and first_val == first_test and first_val > 1:
-        first_val -= 1
-    names = [""] * total
-    for position, row in enumerate(order):
-        names[row] = "train" if position < first_val else "val" if position < first_test else "test"
-    # Ties at a cut go to the earlier split as a whole, unless that would leave the later one empty.
-    for earlier, cut in (("train", first_val), ("val", first_test)):
-        if 0 < cut < total:
-            moment = times[order[cut]]
-            tied = [row for row in order[cut:] if times[row] == moment]
-            later = names[order[cut]]
-            if times[order[cut - 1]] == moment and len(tied) < names.count(later):
-                for row in tied:
-                    names[row] = earlier
-    return names
+    """Split names by time: the earliest rows are train, the latest test; rows of one moment stay together.
+
+    The cuts are those between two moments that are nearest to the shares. `val` and `test` get a moment each where
+    there are enough of them.
+    """
+    moments = sorted(set(times))
+    ends = [0]
+    for _, count in sorted(Counter(times).items()):
+        ends.append(ends[-1] + count)
+    total, last = len(times), len(moments)
+
+    def cut(share_before: float, lowest: int, highest: int) -> int:
+        """Number of moments before the cut."""
+        return min(range(lowest, highest + 1), key=lambda number: (abs(ends[number] - share_before * total), number))
+
+    # Each wanted split needs a moment; train comes first where there are too few.
+    later = [share for share in (val, test) if share > 0][: max(0, last - 1)]
+    first_test = cut(1 - test, len(later), last - 1) if test and len(later) == (2 if val else 1) else last
+    first_val = cut(1 - val - test, 1, first_test - 1) if val and later else first_test
+    names = dict.fromkeys(moments[:first_val], "train")
+    names |= dict.fromkeys(moments[first_val:first_test], "val")
+    names |= dict.fromkeys(moments[first_test:], "test")
+    return [names[moment] for moment in times]
 
 
 def official_name(value: str) -> str | None:

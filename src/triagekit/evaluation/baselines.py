@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from triagekit.data.dataset import ProcessedDataset
 from triagekit.data.rows import Row
@@ -23,10 +23,13 @@ from triagekit.schema.fields import TagsField, TextField
 from triagekit.schema.schema import Schema
 from triagekit.schema.validate import validate_record, verdict
 
+if TYPE_CHECKING:
+    import numpy as np
+
 BASELINES = ("majority", "tfidf_linear")
 
 # (schema, training rows, validation rows, texts, seed) → per field: values and confidences, one per text.
-_Columns = dict[str, tuple[Sequence[Any], Sequence[float]]]
+_Columns = dict[str, tuple[Sequence[Any], "Sequence[float] | np.ndarray"]]
 
 
 def evaluate_baselines(

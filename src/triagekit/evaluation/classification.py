@@ -14,7 +14,7 @@ from triagekit.evaluation.intervals import RESAMPLES, interval, resample_weights
 def label_order(declared: Sequence[str], gold: Sequence[str], predicted: Sequence[str]) -> list[str]:
     """Declared labels that occur, in declared order, then whatever else occurs, by name."""
     present = set(gold) | set(predicted)
-    known = [name for name in declared if name in present]
+    known = [name for name in dict.fromkeys(declared) if name in present]
     return known + sorted(present - set(known))
 
 

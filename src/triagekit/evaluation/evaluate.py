@@ -107,7 +107,9 @@ def evaluate_run(
 def data_folder(folder: RunFolder, data: Path | None = None) -> Path:
     """Where the data of a run lies: `data` if given, else as the run names it, from here or from any folder above it."""
     named = Path(data) if data else Path(str(folder.settings().get("data", "")))
-    places = [named] if data or named.is_absolute() else [named, *(up / named for up in folder.folder.resolve().parents)]
+    places = (
+        [named] if data or named.is_absolute() else [named, *(up / named for up in folder.folder.resolve().parents)]
+    )
     return next((place for place in places if (place / "manifest.json").is_file()), named)
 
 

@@ -7,6 +7,7 @@ E. B. Wilson, Probable inference, the law of succession, and statistical inferen
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -26,13 +27,27 @@ def resample_weights(count: int, resamples: int = RESAMPLES, seed: int = 0) -> I
     The same (count, resamples, seed) always gives the same draws, so intervals of several metrics share them and paired
     differences can be taken draw by draw. Blocks keep memory near 32 MB whatever the number of tickets.
     """
-    generator = np.random.default_rng(seed)
     block = max(1, _CHUNK_CELLS // max(1, count))
+    if resamples <= block:
+        yield _single_block(count, resamples, seed)
+        return
+    generator = np.random.default_rng(seed)
     for start in range(0, resamples, block):
-        size = min(block, resamples - start)
-        drawn = generator.integers(0, count, size=(size, count))
-        drawn += np.arange(size)[:, None] * count
-        yield np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count).astype(np.float64)
+        yield _draw(generator, count, min(block, resamples - start))
+
+
+@lru_cache(maxsize=2)
+def _single_block(count: int, resamples: int, seed: int) -> np.ndarray:
+    # A report asks for the same draws a hundred times.
+    weights = _draw(np.random.default_rng(seed), count, resamples)
+    weights.flags.writeable = False
+    return weights
+
+
+def _draw(generator: np.random.Generator, count: int, resamples: int) -> np.ndarray:
+    drawn = generator.integers(0, count, size=(resamples, count))
+    drawn += np.arange(resamples)[:, None] * count
+    return np.bincount(drawn.ravel(), minlength=resamples * count).reshape(resamples, count).astype(np.float64)
 
 
 def interval(value: float, samples: np.ndarray) -> dict[str, Any]:

@@ -94,7 +94,10 @@ class PredictionTable:
 
     def all_correct(self, fields: Sequence[str]) -> np.ndarray:
         """Shape (n,): whether every one of `fields` is right; with no fields, whether there is a record."""
-        return np.logical_and.reduce([self.has_record(), *(self.correct(field) for field in fields)])
+        right = self.has_record()
+        for field in fields:
+            right = right & self.correct(field)
+        return right
 
     def record_confidence(self, fields: Sequence[str]) -> np.ndarray:
         """Shape (n,): product of the fields' confidences, i.e. the chance that all are right if they err independently.

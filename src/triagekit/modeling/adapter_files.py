@@ -12,7 +12,7 @@ from triagekit.errors import TriageError
 from triagekit.files.atomic import write_json
 from triagekit.files.fingerprint import fingerprint_files
 from triagekit.modeling.forward import causal_model
-from triagekit.modeling.output_head import OutputTokenLinear
+from triagekit.modeling.output_head import has_output_tokens
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +42,7 @@ def write_weights(model: Any, folder: Path, base: str) -> None:
     _write(folder / PEFT_WEIGHTS, _peft_state(model))
     write_json(folder / PEFT_CONFIG, _peft_config(model, base))
     head = causal_model(model).get_output_embeddings()
-    if isinstance(head, OutputTokenLinear):
+    if has_output_tokens(causal_model(model)):
         _write(folder / OUTPUT_ROWS, {"rows": head.rows.detach(), "token_ids": head.token_ids})
     initial = getattr(model, "pissa_initial", None)
     if initial:
@@ -61,7 +61,7 @@ def read_weights(model: Any, folder: Path) -> None:
     with torch.no_grad():
         _copy(own, read_tensors(folder / name), folder / name)
         head = causal_model(model).get_output_embeddings()
-        if isinstance(head, OutputTokenLinear):
+        if has_output_tokens(causal_model(model)):
             stored = read_tensors(folder / OUTPUT_ROWS)
             _copy({"rows": head.rows, "token_ids": head.token_ids}, stored, folder / OUTPUT_ROWS)
 
@@ -100,7 +100,8 @@ def _peft_state(model: Any) -> dict[str, torch.Tensor]:
     from peft import get_peft_model_state_dict
 
     # 'auto' would ask a hub about the vocabulary, and fail a job without network at its last step.
-    return get_peft_model_state_dict(model, save_embedding_layers=False)
+    state: dict[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return state
 
 
 def _whole_state(model: Any) -> dict[str, torch.Tensor]:

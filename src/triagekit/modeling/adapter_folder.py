@@ -169,9 +169,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     """triagekit.json of an adapter folder, without torch. Raises TriageError for a folder that is no adapter folder."""
     path = Path(folder) / CARD
     if not path.is_file():
-        raise TriageError(
-            f"{folder} is not an adapter folder: it has no {CARD}. Give runs/<name>/adapter or a run's folder."
-        )
+        raise TriageError(f"{folder} is not an adapter folder: it has no {CARD}. Give runs/<name>/adapter.")
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -192,25 +190,32 @@ def _check_fingerprints(
 ) -> None:
     from triagekit.modeling.adapter_files import weights_fingerprint
 
-    stored = PromptTemplate.from_dict(tokenizer, card["prompt"])
-    rendered = PromptTemplate(tokenizer, stored.schema, stored.settings)
+    changed = "The file was changed after training."
     checks = [
         ("base", "base_fingerprint", base_fingerprint(base), f"'{base}'", "Give the base it was trained on."),
-        ("schema", "schema_fingerprint", own_schema.fingerprint, SCHEMA, "The file was changed after training."),
-        ("template", "template_fingerprint", stored.fingerprint, CARD, "The file was changed after training."),
-        (
-            "template",
-            "template_fingerprint",
-            rendered.fingerprint,
-            f"the chat template of '{base}'",
-            "The base's chat template is another one, or this triagekit renders it in another way.",
-        ),
+        ("schema", "schema_fingerprint", own_schema.fingerprint, SCHEMA, changed),
         ("weights", "fingerprint", weights_fingerprint(folder), "the weights files", "Copy the folder again."),
     ]
+    problems = []
+    try:
+        stored = PromptTemplate.from_dict(tokenizer, card["prompt"])
+        rendered = PromptTemplate(tokenizer, stored.schema, stored.settings)
+        checks += [
+            ("template", "template_fingerprint", stored.fingerprint, CARD, changed),
+            (
+                "template",
+                "template_fingerprint",
+                rendered.fingerprint,
+                f"the chat template of '{base}'",
+                "The base's chat template is another one, or this triagekit renders it in another way.",
+            ),
+        ]
+    except TriageError as error:
+        problems.append(Problem("template", str(error)))
     if asked_schema is not None:
         hint = "Train an adapter for this schema, or score with the adapter's own."
         checks.append(("schema", "schema_fingerprint", asked_schema.fingerprint, f"schema '{asked_schema.name}'", hint))
-    problems = [
+    problems += [
         Problem(what, f"the adapter was made with {card.get(key)}, {source} has {value}.", hint)
         for what, key, value, source, hint in checks
         if value != card.get(key)

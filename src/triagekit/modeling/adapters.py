@@ -27,6 +27,8 @@ __all__ = [
 
 Kind = Literal["lora", "head", "norm", "weight"]
 
+_PISSA = "pissa_initial."
+
 
 @dataclass
 class TrainableReport:
@@ -93,7 +95,8 @@ def loaded_dtype(model: Any) -> torch.dtype:
     from triagekit.modeling.forward import causal_model
 
     causal = causal_model(model)
-    return getattr(causal, "loaded_dtype", causal.get_input_embeddings().weight.dtype)
+    dtype: torch.dtype = getattr(causal, "loaded_dtype", causal.get_input_embeddings().weight.dtype)
+    return dtype
 
 
 def adapter_state(model: Any) -> dict[str, torch.Tensor]:
@@ -103,13 +106,11 @@ def adapter_state(model: Any) -> dict[str, torch.Tensor]:
     """
     state = {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
     initial = getattr(model, "pissa_initial", {})
-    return state | {f"pissa_initial.{name}": tensor for name, tensor in initial.items()}
+    return state | {f"{_PISSA}{name}": tensor for name, tensor in initial.items()}
 
 
 def load_adapter_state(model: Any, state: Mapping[str, torch.Tensor]) -> None:
     """Put `adapter_state` of an equally attached model back. Raises TriageError naming the tensors that do not fit."""
-    import torch
-
     own = adapter_state(model)
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     wrong = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
@@ -119,14 +120,14 @@ def load_adapter_state(model: Any, state: Mapping[str, torch.Tensor]) -> None:
             f"{extra[:3]}, {len(wrong)} of another shape {sorted(wrong)[:3]}. Were adapter settings or base changed?"
         )
     for name, tensor in own.items():
-        if name.startswith("pissa_initial."):
-            if not torch.equal(tensor, state[name].to(tensor.device)):
-                raise TriageError(
-                    f"pissa: {name} differs from what this machine computes from the base. A run with pissa goes on "
-                    "only on the kind of hardware that it began on."
-                )
-        else:
+        if not name.startswith(_PISSA):
             tensor.copy_(state[name])
+    if hasattr(model, "pissa_initial"):
+        from triagekit.modeling.pissa import restart_from
+
+        restart_from(
+            model, {name.removeprefix(_PISSA): part for name, part in state.items() if name.startswith(_PISSA)}
+        )
 
 
 def _wrap(model: Any, settings: AdapterSettings, token_ids: Sequence[int] | None) -> Any:
@@ -200,8 +201,7 @@ def _check_masters(model: nn.Module) -> None:
 
 
 def _report(model: Any, base_weights: int, tied_before: bool) -> TrainableReport:
-    from triagekit.modeling.output_head import OutputTokenLinear
-    from triagekit.modeling.trainable_modules import Float32Linear, Float32Norm
+    from triagekit.modeling.trainable_modules import Float32Linear, Float32Norm, OutputTokenLinear
 
     owners = dict(model.named_modules())
     matched: list[dict[str, Any]] = []

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from triagekit.errors import TriageError
 from triagekit.files.fingerprint import fingerprint_json, sha256_file
@@ -80,7 +80,7 @@ def base_folder(base: str) -> Path:
     resolved = resolve_base(base)
     if Path(resolved).is_dir():
         return Path(resolved)
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     try:
         config = cached_file(resolved, "config.json")
@@ -136,16 +136,17 @@ def load_base(
     try:
         with _quiet():
             # The attention implementation is left to the library: it takes sdpa wherever the architecture allows it.
-            model = AutoModelForCausalLM.from_pretrained(
+            model: Any = AutoModelForCausalLM.from_pretrained(
                 resolved, dtype=dtype, use_safetensors=True, trust_remote_code=False, **options
             )
     except (OSError, ValueError) as error:
         raise _not_here(base, error) from None
     if quantization is None:
-        model = model.to(device)
+        model.to(device)
     model.eval()
     check_projection(model)
-    return model
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def base_fingerprint(base: str) -> str:
@@ -161,8 +162,9 @@ def base_fingerprint(base: str) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No loading bar of the library's own: progress is shown by the caller, if at all."""
-    from transformers.utils import logging
+    from transformers.utils import logging as library_logging
 
+    logging: Any = library_logging
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

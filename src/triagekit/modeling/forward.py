@@ -44,7 +44,7 @@ def hidden_states(
 def project_to_logits(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     """Logits [..., V] of hidden states [..., H], scaled and capped as the model's own forward does it."""
     causal = causal_model(model)
-    logits = causal.get_output_embeddings()(hidden)
+    logits: torch.Tensor = causal.get_output_embeddings()(hidden)
     config = causal.config.get_text_config()
     if (factor := getattr(config, "logit_scale", None)) is not None:  # Cohere
         logits = logits * factor

@@ -15,7 +15,7 @@ from triagekit.modeling.trainable_modules import OutputTokenLinear, mix_in, unmi
 def head_name(model: Any) -> str:
     """Full module name of the output head, e.g. 'lm_head'."""
     head = model.get_output_embeddings()
-    name = next((name for name, module in model.named_modules() if module is head), None)
+    name: str | None = next((name for name, module in model.named_modules() if module is head), None)
     if head is None or name is None:
         raise TriageError(f"{type(model).__name__} has no output head that could be trained; use method: lora.")
     return name
@@ -57,10 +57,15 @@ def train_output_tokens(model: Any, token_ids: Sequence[int]) -> None:
     head.register_buffer("token_ids", ids, persistent=False)
 
 
+def has_output_tokens(model: Any) -> bool:
+    """True if only some rows of the head are trained."""
+    return isinstance(model.get_output_embeddings(), OutputTokenLinear)
+
+
 def merge_output_tokens(model: Any) -> None:
     """Write trained rows into the head's own weight, untied from the embeddings first; the head is plain afterwards."""
-    head = model.get_output_embeddings()
-    if not isinstance(head, OutputTokenLinear):
+    head: Any = model.get_output_embeddings()
+    if not has_output_tokens(model):
         return
     tied = is_tied(model)
     weight = head.weight.detach().clone() if tied else head.weight.detach()

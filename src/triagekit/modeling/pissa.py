@@ -45,6 +45,24 @@ def start_from_principal_parts(model: Any, stored: Mapping[str, torch.Tensor] | 
     return initial
 
 
+@torch.no_grad()
+def restart_from(model: Any, stored: Mapping[str, torch.Tensor]) -> None:
+    """Make the frozen weights those of another call's A₀ and B₀; nothing changes where they are already the same.
+
+    An SVD need not give the same bits on another machine or thread count, and a run must go on from its own start.
+    """
+    for name, layer in lora_layers(model):
+        own, other = ([parts[f"{name}.{letter}"] for letter in "AB"] for parts in (model.pissa_initial, stored))
+        if torch.equal(own[0], other[0].cpu()) and torch.equal(own[1], other[1].cpu()):
+            continue
+        weight = layer.get_base_layer().weight
+        (own_a, own_b), (other_a, other_b) = ([part.to(weight.device) for part in parts] for parts in (own, other))
+        change = layer.scaling[ADAPTER] * (own_b @ own_a - other_b @ other_a)
+        weight.copy_((weight.float() + change).to(weight.dtype))
+        for letter, part in zip("AB", other, strict=True):
+            model.pissa_initial[f"{name}.{letter}"] = part.cpu().clone()
+
+
 def _principal_parts(weight: torch.Tensor, rank: int, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
     left, values, right = torch.linalg.svd(weight, full_matrices=False)
     root = torch.sqrt(values[:rank] / scaling)

@@ -29,9 +29,9 @@ def bitsandbytes_config(settings: QuantizationSettings, dtype: torch.dtype, devi
             "pip install bitsandbytes, or take quantization out of the settings."
         )
     if settings.bits == 8:
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
     compute = dtype if settings.compute_dtype == "auto" else resolve_precision(settings.compute_dtype, device)
-    return BitsAndBytesConfig(
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
         bnb_4bit_quant_type=settings.type,
         bnb_4bit_use_double_quant=settings.double_quant,

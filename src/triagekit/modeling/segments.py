@@ -73,7 +73,7 @@ class SegmentTokenizer:
 
     def ticket_ids(self, text: str, room: int | None) -> tuple[list[int], int]:
         """Token ids of a ticket, at most `room` of them (None: all), and the number cut from its end."""
-        ids = list(self._pieces.encode_uncached(text.strip()))
+        ids = list(self._pieces.encode_uncached(_encodable(text.strip())))
         if room is None or len(ids) <= room:
             return ids, 0
         return ids[:room], len(ids) - room
@@ -139,3 +139,8 @@ class SegmentTokenizer:
             }
             for number, text in enumerate(texts[:PARITY_SAMPLES])
         ]
+
+
+def _encodable(text: str) -> str:
+    """Half surrogates, which stand for no character and no tokenizer takes, as question marks."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

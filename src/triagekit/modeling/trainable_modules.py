@@ -17,7 +17,8 @@ class Float32Norm:
 
     def forward(self, hidden: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
         weight: torch.Tensor = self.weight  # type: ignore[attr-defined]
-        return super().forward(hidden.to(weight.dtype), *arguments, **options).to(hidden.dtype)  # type: ignore[misc]
+        output: torch.Tensor = super().forward(hidden.to(weight.dtype), *arguments, **options)  # type: ignore[misc]
+        return output.to(hidden.dtype)
 
 
 class Float32Linear:

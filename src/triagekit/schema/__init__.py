@@ -11,6 +11,7 @@ from triagekit.schema.canonical import (
     record_segments,
 )
 from triagekit.schema.fields import DependentEnumField, EnumField, Field, LabelField, TagsField, TextField
+from triagekit.schema.infer import InferredSchema, infer_schema
 from triagekit.schema.json_schema import json_schema
 from triagekit.schema.load import load_schema
 from triagekit.schema.normalise import normalise_record
@@ -25,6 +26,7 @@ __all__ = [
     "EnumField",
     "Field",
     "FieldProblem",
+    "InferredSchema",
     "LabelField",
     "ParsedRecord",
     "Schema",
@@ -34,6 +36,7 @@ __all__ = [
     "Verdict",
     "allowed_values",
     "canonical_json",
+    "infer_schema",
     "json_schema",
     "load_schema",
     "normalise_record",

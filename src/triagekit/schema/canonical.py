@@ -55,8 +55,6 @@ def record_segments(schema: Schema, record: Mapping[str, Any]) -> list[Segment]:
     - Nullable: skeleton ends with `"field":`, then a value `null` or a value `"`; after `"` as above.
     - Tags: skeleton ends with `"field":`, then value `[]`, or value `["`, the first tag, and for each further one a
       value `","` and the tag, then value `"]`.
-    Empty content gives an empty value segment, so that every record of a schema without nullable fields and tags has
-    the same number of segments.
 
     Raises TriageError if the record is not valid under the schema.
     """

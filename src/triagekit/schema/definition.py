@@ -104,7 +104,10 @@ def _fields(given: Any, mistakes: Mistakes) -> tuple[Field, ...]:
             fields.append(a_field)
     for child in parents:
         _check_parent(child, parents, first_place, readable, mistakes)
-    return tuple(_in_parents_order(a_field, readable) for a_field in fields)
+    ordered: dict[str, Field] = {}
+    for a_field in fields:
+        ordered[a_field.name] = _in_parents_order(a_field, ordered)
+    return tuple(ordered.values())
 
 
 def _check_parent(

@@ -25,7 +25,7 @@ def _spellings(values: Iterable[str], aliases: Mapping[str, str]) -> dict[str, s
 
 @dataclass(frozen=True)
 class TextField:
-    """Free text of at most `max_length` characters (Unicode code points)."""
+    """Free text of 1 to `max_length` characters (Unicode code points)."""
 
     name: str
     max_length: int = 200

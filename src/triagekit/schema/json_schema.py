@@ -38,7 +38,7 @@ def _property(a_field: Field) -> dict[str, Any]:
     described = {"description": a_field.description} if a_field.description else {}
     if isinstance(a_field, TextField):
         kinds = ["string", "null"] if a_field.nullable else "string"
-        return {"type": kinds, "maxLength": a_field.max_length, **described}
+        return {"type": kinds, "minLength": 1, "maxLength": a_field.max_length, **described}
     if isinstance(a_field, TagsField):
         items = {"type": "string", "enum": list(a_field.values)}
         return {"type": "array", "items": items, "uniqueItems": True, "maxItems": a_field.max_items, **described}

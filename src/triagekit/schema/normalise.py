@@ -35,9 +35,9 @@ def normalise_record(schema: Schema, raw: Mapping[str, Any]) -> tuple[dict[str, 
 def _normalise(a_field: Field, value: Any, record: Mapping[str, Any]) -> Any:
     if isinstance(a_field, TagsField):
         return _tags(a_field, value)
-    text = _as_text(value)
+    text = as_text(value)
     if text is None:
-        return value if _is_structure(value) else None
+        return value if is_structure(value) else None
     if isinstance(a_field, TextField):
         return normalise_text(text, a_field.max_length) or (None if a_field.nullable else "")
     if not text.strip():
@@ -66,9 +66,9 @@ def _tags(a_field: TagsField, value: Any) -> Any:
         return value
     labels = []
     for item in items:
-        text = _as_text(item)
+        text = as_text(item)
         if text is None:
-            if _is_structure(item):
+            if is_structure(item):
                 return value
         elif text.strip():
             labels.append(_label(a_field, text))
@@ -79,9 +79,9 @@ def _tags(a_field: TagsField, value: Any) -> Any:
 def _tag_items(a_field: TagsField, value: Any) -> list[Any] | None:
     if isinstance(value, list | tuple | set | frozenset):
         return list(value)
-    text = _as_text(value)
+    text = as_text(value)
     if text is None:
-        return None if _is_structure(value) else []
+        return None if is_structure(value) else []
     if fold(text) in a_field.spellings:
         return [text]
     if text.lstrip().startswith("["):
@@ -94,7 +94,7 @@ def _tag_items(a_field: TagsField, value: Any) -> list[Any] | None:
     return list(_TAG_SEPARATORS.split(text))
 
 
-def _as_text(value: Any) -> str | None:
+def as_text(value: Any) -> str | None:
     """Scalars as text; None for what is absent (null, NaN) and for what is no scalar."""
     if isinstance(value, str):
         return value
@@ -105,5 +105,5 @@ def _as_text(value: Any) -> str | None:
     return str(value) if isinstance(value, int) else None
 
 
-def _is_structure(value: Any) -> bool:
+def is_structure(value: Any) -> bool:
     return value is not None and not isinstance(value, float)

@@ -80,6 +80,9 @@ def validate_record(schema: Schema, record: Any) -> list[FieldProblem]:
 def _text(a_field: TextField, value: Any) -> FieldProblem | None:
     if not isinstance(value, str):
         return FieldProblem(a_field.name, value, f"expected a text, found {_kind(value)}.")
+    if not value:
+        hint = "where there is none, write null" if a_field.nullable else "it is never absent"
+        return FieldProblem(a_field.name, value, f"the text is empty; {hint}.")
     if len(value) > a_field.max_length:
         message = f"the text has {len(value)} characters; at most {a_field.max_length} are allowed."
         return FieldProblem(a_field.name, value, message)

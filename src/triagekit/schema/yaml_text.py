@@ -38,7 +38,7 @@ def quoted(text: str) -> str:
 
 def _field_lines(data: dict[str, Any], notes: Notes) -> list[str]:
     name = data["name"]
-    lines = [f"    # {note}" for note in notes.get((name,), "").splitlines()]
+    lines = [f"  # {note}" for note in notes.get((name,), "").splitlines()]
     for key, value in data.items():
         lead = "  - " if key == "name" else "    "
         if isinstance(value, list):

@@ -33,7 +33,7 @@ def generate_free(
     causal = causal_model(model).eval()
     device = causal.get_input_embeddings().weight.device
     end = segments.template.end_of_turn_id
-    settings = GenerationConfig(
+    settings = GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=max_new_tokens or segments.record_reserve,
         do_sample=False,
         num_beams=1,

@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from triagekit.data.archive import Ticket, iter_tickets
-from triagekit.data.mapping import DataMapping
 from triagekit.data.pieces import Reject
+
+if TYPE_CHECKING:
+    from triagekit.scoring.job_card import Reading
 
 
 @dataclass(frozen=True)
@@ -69,14 +71,14 @@ class SeenIds:
         self._database.close()
 
 
-def count_rows(archive: Path, mapping: DataMapping | None) -> int:
+def count_rows(archive: Path, reading: Reading) -> int:
     """Rows of the archive, bad ones included: what the progress bar runs to."""
-    return sum(1 for _ in iter_tickets(archive, mapping))
+    return sum(1 for _ in iter_tickets(archive, reading.mapping, reading.options))
 
 
 def read_shards(
     archive: Path,
-    mapping: DataMapping | None,
+    reading: Reading,
     shard_rows: int,
     job_fingerprint: str,
     intake: Intake,
@@ -85,7 +87,7 @@ def read_shards(
     """Shards in a fixed order; rejects are handed to `reject` as they are met. One shard is in memory at a time."""
     rows: list[tuple[str, str]] = []
     index = 0
-    for identity, text in _good_tickets(archive, mapping, intake, reject):
+    for identity, text in _good_tickets(archive, reading, intake, reject):
         rows.append((identity, text))
         if len(rows) == shard_rows:
             yield Shard(index, tuple(rows), shard_fingerprint(job_fingerprint, rows))
@@ -106,11 +108,11 @@ def shard_fingerprint(job_fingerprint: str, rows: list[tuple[str, str]]) -> str:
 
 
 def _good_tickets(
-    archive: Path, mapping: DataMapping | None, intake: Intake, reject: Callable[[dict[str, Any]], None]
+    archive: Path, reading: Reading, intake: Intake, reject: Callable[[dict[str, Any]], None]
 ) -> Iterator[tuple[str, str]]:
     seen = SeenIds()
     try:
-        for piece in iter_tickets(archive, mapping):
+        for piece in iter_tickets(archive, reading.mapping, reading.options):
             bad = piece if isinstance(piece, Reject) else _refusal(piece, seen)
             if bad is None and isinstance(piece, Ticket):
                 intake.tickets += 1

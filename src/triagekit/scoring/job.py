@@ -14,15 +14,15 @@ from triagekit.files.atomic import atomic_path
 from triagekit.progress import Progress, SilentProgress
 from triagekit.schema.load import load_schema
 from triagekit.scoring.intake import Intake, Shard, count_rows, read_shards
-from triagekit.scoring.job_card import claim_folder, make_job_card, resolve_mapping
+from triagekit.scoring.job_card import claim_folder, make_job_card, resolve_reading
 from triagekit.scoring.lock import folder_lock
 from triagekit.scoring.manifest import MANIFEST_FILE, ScoreManifest, write_manifest
 from triagekit.scoring.parts import DamagedPart, PartSummary, check_column_names, part_path, read_part
 from triagekit.scoring.worker import WorkerOrder
 
 if TYPE_CHECKING:
-    from triagekit.data.mapping import DataMapping
     from triagekit.schema.schema import Schema
+    from triagekit.scoring.job_card import Reading
     from triagekit.scoring.settings import ScoreSettings
 
 REJECTS_FILE = "rejects.jsonl"
@@ -72,11 +72,11 @@ def score_archive(settings: ScoreSettings, progress: Progress | None = None) -> 
     schema = load_schema(adapter / "schema.yaml")
     _check_asked_schema(settings, schema)
     check_column_names(schema)
-    mapping = resolve_mapping(settings)
+    reading = resolve_reading(settings)
     archive = Path(settings.archive).expanduser()
     out = Path(settings.out).expanduser()
-    job = make_job_card(settings, card, schema, mapping)
-    total = count_rows(archive, mapping)
+    job = make_job_card(settings, card, schema, reading)
+    total = count_rows(archive, reading) if progress else None
     out.mkdir(parents=True, exist_ok=True)
     with folder_lock(out):
         claim_folder(out, job)
@@ -88,7 +88,7 @@ def score_archive(settings: ScoreSettings, progress: Progress | None = None) -> 
         ledger = _Ledger(out, bar)
         intake = Intake()
         with atomic_path(out / REJECTS_FILE) as rejects:
-            figures = _score_missing(settings, adapter, out, archive, mapping, job, intake, ledger, rejects)
+            figures = _score_missing(settings, adapter, out, archive, reading, job, intake, ledger, rejects)
         bar.finish()
         seconds = time.monotonic() - started
         figures |= {
@@ -104,7 +104,7 @@ def _score_missing(
     adapter: Path,
     out: Path,
     archive: Path,
-    mapping: DataMapping | None,
+    reading: Reading,
     job: dict[str, Any],
     intake: Intake,
     ledger: _Ledger,
@@ -119,7 +119,7 @@ def _score_missing(
             handle.write(json.dumps(row, ensure_ascii=False) + "\n")
             ledger.bar.advance()
 
-        shards = read_shards(archive, mapping, settings.shard_rows, str(job["fingerprint"]), intake, reject)
+        shards = read_shards(archive, reading, settings.shard_rows, str(job["fingerprint"]), intake, reject)
         missing = ledger.missing(shards)
         first = next(missing, None)
         if first is None:
@@ -154,9 +154,9 @@ def _score_missing(
 
 
 def _check_asked_schema(settings: ScoreSettings, schema: Schema) -> None:
-    if settings.schema_name is None:
+    if settings.expect_schema is None:
         return
-    asked = load_schema(settings.schema_name)
+    asked = load_schema(settings.expect_schema)
     if asked.fingerprint != schema.fingerprint:
         raise ProblemsError(
             f"{settings.run} was not trained for what is asked:",

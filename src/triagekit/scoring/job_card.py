@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from triagekit.data.mapping import DataMapping
+from triagekit.data.prepare_settings import PrepareSettings
+from triagekit.data.source_settings import SourceSettings
 from triagekit.data.sources import file_name, source_files
 from triagekit.errors import Problem, ProblemsError, TriageError
 from triagekit.files.atomic import write_json
 from triagekit.files.fingerprint import fingerprint_json, sha256_file
 from triagekit.files.resources import find_config
-from triagekit.settings import load_settings
+from triagekit.files.yaml_file import load_yaml
+from triagekit.settings import parse_settings
 
 if TYPE_CHECKING:
     from triagekit.schema.schema import Schema
@@ -29,19 +33,42 @@ _NAMES = {
 }
 
 
-def resolve_mapping(settings: ScoreSettings) -> DataMapping | None:
-    """The mapping with --text-column and --id-column put over it; None where nothing at all was said."""
-    mapping = load_settings(DataMapping, find_config("data", settings.mapping)) if settings.mapping else None
+@dataclass(frozen=True)
+class Reading:
+    """How the archive is read: which columns hold what, and the reading options of its files."""
+
+    mapping: DataMapping | None
+    options: SourceSettings | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        parts = {"mapping": self.mapping, "reading": self.options}
+        return {name: None if part is None else part.model_dump(mode="json") for name, part in parts.items()}
+
+
+def resolve_reading(settings: ScoreSettings) -> Reading:
+    """The mapping with --text-column and --id-column put over it.
+
+    The YAML may be a mapping by itself, or the whole file that `triage data prepare` reads, so that training and
+    scoring take their texts from the same place.
+    """
+    mapping: DataMapping | None = None
+    options: SourceSettings | None = None
+    if settings.mapping:
+        document = load_yaml(find_config("data", settings.mapping))
+        if isinstance(document.data, dict) and "mapping" in document.data:
+            prepare = parse_settings(PrepareSettings, document)
+            mapping, options = prepare.mapping, prepare.reading
+        else:
+            mapping = parse_settings(DataMapping, document)
     columns = {"text": settings.text_column, "id": settings.id_column}
     given = {key: value for key, value in columns.items() if value is not None}
-    if not given:
-        return mapping
-    return (mapping or DataMapping()).model_copy(update=given)
+    if given:
+        mapping = (mapping or DataMapping()).model_copy(update=given)
+    return Reading(mapping, options)
 
 
-def make_job_card(
-    settings: ScoreSettings, card: dict[str, Any], schema: Schema, mapping: DataMapping | None
-) -> dict[str, Any]:
+def make_job_card(settings: ScoreSettings, card: dict[str, Any], schema: Schema, reading: Reading) -> dict[str, Any]:
     """Everything that decides the rows of the output. Reads the whole input once, for the hash of its content."""
     archive = Path(settings.archive).expanduser()
     files = [[file_name(path, archive), sha256_file(path)] for path in source_files(archive)]
@@ -51,7 +78,7 @@ def make_job_card(
         "schema_fingerprint": card["schema_fingerprint"],
         "template_fingerprint": card["template_fingerprint"],
         "input_files": files,
-        "mapping": None if mapping is None else mapping.model_dump(mode="json"),
+        "mapping": reading.to_dict(),
         "shard_rows": settings.shard_rows,
         "batch_size": settings.batch_size,
         "precision": settings.precision,

@@ -72,14 +72,14 @@ class PackedLayout:
         return seen if window is None else seen & (keys > queries - window)
 
 
-class _PackedLayer(CacheLayerMixin):
+class _PackedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """Keys and values of one layer, [rows, capacity, heads, dimension].
 
     Zeros where nothing is written yet: a masked slot has weight 0, and 0 times what lies in fresh memory may be NaN.
     """
 
     def __init__(self, owner: PackedCache) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._owner = owner
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -122,13 +122,14 @@ class PackedCache(Cache):
         self.batch = batch
         self.capacity = capacity
         self.layout: PackedLayout | None = None
-        super().__init__(layers=[_PackedLayer(self) for _ in range(layers)])
+        self.packed = [_PackedLayer(self) for _ in range(layers)]
+        super().__init__(layers=list(self.packed))
 
     @staticmethod
     def behind(prefix: PackedCache, length: int, batch: int, capacity: int) -> PackedCache:
         """A cache whose rows all begin with the first `length` slots of the one row of `prefix`."""
-        cache = PackedCache(len(prefix.layers), batch, max(capacity, length))
-        for layer, source in zip(cache.layers, prefix.layers, strict=True):
+        cache = PackedCache(len(prefix.packed), batch, max(capacity, length))
+        for layer, source in zip(cache.packed, prefix.packed, strict=True):
             layer.replace(
                 _spread(_filled(source.keys), length, batch, cache.capacity),
                 _spread(_filled(source.values), length, batch, cache.capacity),
@@ -140,16 +141,17 @@ class PackedCache(Cache):
         if capacity <= self.capacity:
             return
         self.capacity = capacity + _GROWTH
-        for layer in self.layers:
+        for layer in self.packed:
             if layer.is_initialized:
                 layer.replace(_grown(_filled(layer.keys), self.capacity), _grown(_filled(layer.values), self.capacity))
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drop every row but these, in this order."""
         self.batch = len(rows)
-        for layer in self.layers:
-            index = torch.tensor(rows, device=layer.keys.device)
-            layer.replace(layer.keys.index_select(0, index), layer.values.index_select(0, index))
+        for layer in self.packed:
+            keys, values = _filled(layer.keys), _filled(layer.values)
+            index = torch.tensor(rows, device=keys.device)
+            layer.replace(keys.index_select(0, index), values.index_select(0, index))
 
 
 def packed_attention(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from triagekit.errors import Problem, ProblemsError
 from triagekit.files.atomic import atomic_path
-from triagekit.schema.fields import TagsField
+from triagekit.schema.fields import Field, TagsField
 
 if TYPE_CHECKING:
     import pyarrow
@@ -77,12 +77,12 @@ def write_part(
     summary = PartSummary(shard, fingerprint, len(ids), dict(Counter(item.verdict for item in predictions)))
     columns: dict[str, list[Any]] = {"id": list(ids)}
     for field in schema.fields:
-        columns[field.name] = [None if item.record is None else item.record.get(field.name) for item in predictions]
+        columns[field.name] = [_cell(field, item.record) for item in predictions]
     for field in schema.fields:
         columns[f"confidence_{field.name}"] = [item.confidence.get(field.name) for item in predictions]
     columns["verdict"] = [item.verdict for item in predictions]
     columns["error"] = [item.error for item in predictions]
-    columns["raw"] = [item.text if item.record is None and item.text else None for item in predictions]
+    columns["raw"] = [item.text if item.problems and item.text else None for item in predictions]
     columns["adapter_fingerprint"] = [adapter_fingerprint] * len(ids)
     columns["schema_fingerprint"] = [schema.fingerprint] * len(ids)
     layout = arrow_schema(schema).with_metadata({_METADATA: json.dumps(asdict(summary)).encode()})
@@ -90,6 +90,14 @@ def write_part(
     with atomic_path(part_path(folder, shard)) as temporary:
         pyarrow.parquet.write_table(table, temporary, compression="zstd", write_page_checksum=True)
     return summary
+
+
+def _cell(field: Field, record: Mapping[str, Any] | None) -> Any:
+    """A field as its column holds it. What an unconstrained model wrote may be of another type: text then, or null."""
+    value = None if record is None else record.get(field.name)
+    if isinstance(field, TagsField):
+        return [str(item) for item in value] if isinstance(value, list) else None
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def read_part(path: Path, shard: int, fingerprint: str, rows: int) -> PartSummary:

@@ -28,7 +28,7 @@ class _Member:
 
 
 class WorkerPool:
-    """Scores shards on Ray actors. A context manager: the local cluster, if it started one, ends with it."""
+    """Scores shards on Ray actors. A context manager: the workers end with it, and Ray too if it was started by it."""
 
     def __init__(self, order: WorkerOrder, workers: int, restarts: int, address: str | None, gpus: int) -> None:
         self.lost_workers = 0
@@ -39,16 +39,20 @@ class WorkerPool:
         self._gpus = gpus
         self._members: list[_Member] = []
         self._attempts: dict[int, int] = {}
+        self._started_ray = False
 
     def __enter__(self) -> WorkerPool:
-        start_ray(self._address, self._workers, self._gpus)
+        self._started_ray = start_ray(self._address, self._workers, self._gpus)
         self._members = [self._new_member() for _ in range(self._workers)]
         return self
 
     def __exit__(self, *_: object) -> None:
         import ray
 
-        ray.shutdown()
+        for member in self._members:
+            ray.kill(member.actor)
+        if self._started_ray:
+            ray.shutdown()
 
     def open(self) -> None:
         """Load the adapter in every worker. Raises TriageError with the worker's own words where it is refused."""
@@ -127,12 +131,15 @@ class WorkerPool:
         import ray
 
         # Ray's own restarts and retries are endless by default; the pool does both itself, and counts them.
-        options = {"num_cpus": 1, "num_gpus": self._gpus, "max_restarts": 0, "max_task_retries": 0}
-        return _Member(ray.remote(**options)(ScoreWorker).remote(self._order))
+        actor = ray.remote(num_cpus=1, num_gpus=self._gpus, max_restarts=0, max_task_retries=0)(ScoreWorker)
+        return _Member(actor.remote(self._order))
 
 
-def start_ray(address: str | None, workers: int, gpus: int) -> None:
-    """Connect to a running cluster, or start one of this process's own without dashboard and usage report."""
+def start_ray(address: str | None, workers: int, gpus: int) -> bool:
+    """Connect to a running cluster, or start one of this process's own without dashboard and usage report.
+
+    Returns False where this process is connected already: that connection is used, and left as it is.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Workers that spin while they wait for one another cost more than they give when they share cores.
@@ -141,12 +148,14 @@ def start_ray(address: str | None, workers: int, gpus: int) -> None:
 
     import ray
 
+    if ray.is_initialized():
+        return False
     if address is not None:
         try:
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise TriageError(f"No Ray cluster answers at {address}: {error}") from error
-        return
+        return True
     ray.init(
         address="local",
         # Logical: more than the machine's cores do no harm, fewer than actors would wait for each other for ever.
@@ -157,6 +166,7 @@ def start_ray(address: str | None, workers: int, gpus: int) -> None:
         logging_level=logging.ERROR,
         log_to_driver=False,
     )
+    return True
 
 
 def worker_layout(workers: int, device: str | None) -> tuple[int, int, int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from triagekit.data.pieces import printable
 from triagekit.errors import TriageError
 from triagekit.schema.fields import TextField
 from triagekit.schema.parse import parse_record
@@ -98,7 +99,8 @@ class Predictor:
         """One prediction a ticket, in order. An empty ticket gets verdict `error`, it is not guessed at."""
         results = [failed_prediction("The ticket is empty.", text) for text in texts]
         places = [place for place, text in enumerate(texts) if text.strip()]
-        given = [texts[place] for place in places]
+        # Halves of UTF-16 pairs (broken bytes of a pipe) are no text that a tokenizer could read.
+        given = [printable(texts[place]) for place in places]
         found = self._free(given) if self._decoder is None else self._constrained(self._decoder, given)
         for place, prediction in zip(places, found, strict=True):
             results[place] = prediction

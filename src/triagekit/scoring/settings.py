@@ -14,12 +14,14 @@ class ScoreSettings(Settings):
     archive: str = Field(description="file or folder with tickets: CSV, TSV, JSONL, JSON, Parquet, text; also gz, zst")
     run: str = Field(description="runs/<name> or an adapter folder (fixed)")
     out: str = Field(description="folder for part-*.parquet, rejects.jsonl and manifest.json")
-    mapping: str | None = Field(default=None, description="data mapping: a YAML file or a shipped name (fixed)")
+    mapping: str | None = Field(
+        default=None, description="the YAML that `data prepare` reads, or its mapping alone (fixed)"
+    )
     text_column: str | None = Field(default=None, description="text column or template; before the mapping's (fixed)")
     id_column: str | None = Field(default=None, description="id column; before the mapping's (fixed)")
     base: str | None = Field(default=None, description="another place of the same base model; its content is checked")
-    schema_name: str | None = Field(
-        default=None, alias="schema", description="refuse an adapter that was not trained for this schema"
+    expect_schema: str | None = Field(
+        default=None, description="refuse an adapter that was not trained for this schema (name or file)"
     )
     precision: str = Field(default="auto", pattern="^(auto|fp32|fp16|bf16)$", description="of the weights (fixed)")
     device: str | None = Field(default=None, description="cpu or cuda; null: cuda where there is one")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from triagekit.errors import TriageError
 from triagekit.modeling.precision import precision_name, resolve_precision
 from triagekit.training.run_folder import RunFolder
 from triagekit.training.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from trl import SFTConfig
+    from trl.trainer.sft_config import SFTConfig
 
 OPTIMIZERS = {
     # Fused: one kernel for all weights of a step; the same update.
@@ -45,11 +46,13 @@ def sft_config(settings: TrainSettings, run: RunFolder, steps: int, evaluate: bo
     Progress bars, reports, checkpoint rotation and the choice of the best checkpoint are this room's own, so the
     libraries' are off. `max_steps` is always given: it fixes the schedule whatever the data loader's length.
     """
-    from trl import SFTConfig
+    from trl.trainer.sft_config import SFTConfig
 
     interval = evaluation_interval(settings, steps)
     optimizer = settings.optimizer
     dtype = precision_name(resolve_precision(settings.precision))
+    if dtype == "fp16" and _on_cpu():
+        raise TriageError("precision: fp16 needs a GPU (its loss scaling runs there only). Set precision: auto.")
     options: dict[str, Any] = {
         "output_dir": str(run.checkpoints),
         "max_steps": steps,

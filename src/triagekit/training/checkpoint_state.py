@@ -37,8 +37,10 @@ def load_weights(model: nn.Module, folder: Path) -> None:
 
 def save_training_state(trainer: TriageTrainer, folder: Path) -> None:
     """Write all but the weights that the next step depends on."""
-    save_state(folder, OPTIMIZER, trainer.optimizer.state_dict())
-    save_state(folder, SCHEDULE, trainer.lr_scheduler.state_dict())
+    optimizer: Any = trainer.optimizer
+    schedule: Any = trainer.lr_scheduler
+    save_state(folder, OPTIMIZER, optimizer.state_dict())
+    save_state(folder, SCHEDULE, schedule.state_dict())
     scaler = trainer.accelerator.scaler
     if scaler is not None:
         save_state(folder, SCALER, scaler.state_dict())
@@ -48,8 +50,10 @@ def save_training_state(trainer: TriageTrainer, folder: Path) -> None:
 
 def load_optimizer(trainer: TriageTrainer, folder: Path) -> None:
     """Put optimizer and schedule back."""
-    trainer.optimizer.load_state_dict(load_state(folder, OPTIMIZER))
-    trainer.lr_scheduler.load_state_dict(load_state(folder, SCHEDULE))
+    optimizer: Any = trainer.optimizer
+    schedule: Any = trainer.lr_scheduler
+    optimizer.load_state_dict(load_state(folder, OPTIMIZER))
+    schedule.load_state_dict(load_state(folder, SCHEDULE))
 
 
 def load_scaler(trainer: TriageTrainer, folder: Path) -> None:
@@ -77,3 +81,13 @@ def restore_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available() and len(state.get("cuda", [])) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def load_counters(folder: Path) -> dict[str, Any]:
+    """The trainer's counters of a checkpoint."""
+    return dict(load_state(folder, COUNTERS))
+
+
+def load_random_state(folder: Path) -> None:
+    """Put the random generators where they were."""
+    restore_random_state(load_state(folder, RANDOM))

@@ -19,7 +19,7 @@ def finish_run(run: PreparedRun) -> None:
     memory = environment.peak_memory()
     best = trainer.best_checkpoint()
     if best is not None:
-        checkpoint_state.load_weights(trainer.model, best)
+        checkpoint_state.load_weights(trainer.network, best)
     model = trainer.plain_model()
     model.eval()
     save_adapter(

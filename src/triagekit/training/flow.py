@@ -48,13 +48,11 @@ class RunFlow(TrainerCallback):
             control.should_save = True
             control.should_training_stop = True
 
-    def on_evaluate(
-        self, args: Any, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **others: Any
-    ) -> None:
+    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **others: Any) -> None:
         """A new best must be on disk, and so must the step at which a run stops early."""
         if self.trainer is None:
             return
-        value, best = metrics[str(args.metric_for_best_model)], state.best_metric
+        value, best = others["metrics"][str(args.metric_for_best_model)], state.best_metric
         if best is None or (value > best if args.greater_is_better else value < best):
             control.should_save = True
         if stops_early(self.trainer.settings.evaluation, state.log_history):

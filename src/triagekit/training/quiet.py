@@ -30,8 +30,8 @@ def quiet_bars() -> None:
     if os.environ.get("TRIAGEKIT_LIBRARY_LOGS"):
         return
     import datasets
-    import transformers
+    from transformers.utils import logging as library_logging
 
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
+    library_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    library_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     datasets.disable_progress_bars()

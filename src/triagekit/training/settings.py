@@ -113,19 +113,19 @@ class TrainSettings(Settings):
     data: str = Field(description="folder of a processed data set (`triage data prepare`)")
     seed: int = Field(0, ge=0, description="fixes adapter initialisation, row order, dropout and the kept subset")
     output: str = Field("runs", description="folder that holds the run folders")
-    prompt: PromptSettings = PromptSettings()
-    adapter: AdapterSettings = AdapterSettings(method="lora")
+    prompt: PromptSettings = PromptSettings.model_validate({})
+    adapter: AdapterSettings = AdapterSettings.model_validate({})
     precision: Precision = Field(
         "auto", description="of the computation; trained weights are always float32. auto: bf16, fp16 or fp32 by device"
     )
     quantization: QuantizationSettings | None = Field(None, description="load the base in 4 or 8 bits (QLoRA)")
-    optimizer: OptimizerSettings = OptimizerSettings()
-    batch: BatchSettings = BatchSettings()
+    optimizer: OptimizerSettings = OptimizerSettings.model_validate({})
+    batch: BatchSettings = BatchSettings.model_validate({})
     epochs: float = Field(3.0, gt=0, description="passes over the training rows")
     max_steps: PositiveInt | None = Field(None, description="stop after this many optimizer steps, whatever `epochs`")
-    evaluation: EvaluationSettings = EvaluationSettings()
-    checkpoints: CheckpointSettings = CheckpointSettings()
-    sampling: SamplingSettings = SamplingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings.model_validate({})
+    checkpoints: CheckpointSettings = CheckpointSettings.model_validate({})
+    sampling: SamplingSettings = SamplingSettings.model_validate({})
     class_weights: dict[str, Literal["balanced"] | dict[str, float]] = Field(
         {}, description="per schema field: 'balanced' (inverse frequency) or a weight per value, on its value tokens"
     )

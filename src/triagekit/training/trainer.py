@@ -6,11 +6,12 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers.trainer_callback import PrinterCallback, TrainerState
-from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 from triagekit.errors import TriageError
 from triagekit.training import checkpoint_state
@@ -33,7 +34,7 @@ class TriageTrainer(SFTTrainer):
     """
 
     # The loss is normalised over the whole effective batch already; the Trainer must not divide it once more.
-    loss_is_scaled_for_ga = True
+    loss_is_scaled_for_ga: Any = True
 
     def __init__(
         self,
@@ -51,20 +52,21 @@ class TriageTrainer(SFTTrainer):
         self.settings = settings
         self.row_sampler = sampler
         self._eval_batches = eval_batches
+        self._root = Path(str(arguments.output_dir))
         self.metrics_log: MetricsLog | None = None
         self.seconds_before = 0.0
         self.trained_tokens = 0
         self.rows_seen = 0
         self._session_start: float | None = None
-        self._window_loss = 0.0
-        self._window_correct = 0
+        self._window_loss: Any = 0.0
+        self._window_correct: Any = 0
         self._window_count = 0
         self._window_steps = 0
         self._session_tokens = 0
         self._speed_mark = (0.0, 0)
         self.last_line: dict[str, Any] = {}
         super().__init__(
-            model=model,
+            model=cast(Any, model),
             args=arguments,
             data_collator=collator,
             train_dataset=train_rows,
@@ -74,12 +76,17 @@ class TriageTrainer(SFTTrainer):
             callbacks=list(callbacks),
         )
         self.remove_callback(PrinterCallback)
-        for parameter in self.model.parameters():
+        for parameter in self.network.parameters():
             # TRL casts the adapters of a quantised base to bfloat16, in which small updates vanish and resuming is
             # not exact (peft #2421).
             if parameter.requires_grad and parameter.dtype != torch.float32:
                 parameter.data = parameter.data.float()
-        take_selected_logits(self.model)
+        take_selected_logits(self.network)
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """The model that is trained, without the wrappers that accelerate puts around it."""
+        return cast(torch.nn.Module, self.model)
 
     def _send_telemetry(self) -> None:
         """Nothing is sent to anyone."""
@@ -106,7 +113,7 @@ class TriageTrainer(SFTTrainer):
         model: torch.nn.Module,
         inputs: dict[str, torch.Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """The micro-batch's share of the effective batch's loss, a scalar in nats a token."""
         losses = token_losses(model, inputs)
@@ -220,20 +227,19 @@ class TriageTrainer(SFTTrainer):
             return
         if self.metrics_log is not None:
             self.metrics_log.sync()
-        root = Path(self.args.output_dir)
 
         def write(folder: Path) -> None:
-            checkpoint_state.save_weights(self.model, folder)
+            checkpoint_state.save_weights(self.network, folder)
             checkpoint_state.save_training_state(self, folder)
             self.state.save_to_json(str(folder / TRAINER_STATE))
 
-        write_checkpoint(root, self.state.global_step, write)
-        rotate(root, self.settings.checkpoints.keep, self.state.best_global_step or None)
+        write_checkpoint(self._root, self.state.global_step, write)
+        rotate(self._root, self.settings.checkpoints.keep, self.state.best_global_step or None)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)
-        checkpoint_state.load_weights(self.model, folder)
-        self.restore_counters(checkpoint_state.load_state(folder, checkpoint_state.COUNTERS))
+        checkpoint_state.load_weights(self.network, folder)
+        self.restore_counters(checkpoint_state.load_counters(folder))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -245,14 +251,13 @@ class TriageTrainer(SFTTrainer):
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            folder = Path(checkpoint)
-            checkpoint_state.restore_random_state(checkpoint_state.load_state(folder, checkpoint_state.RANDOM))
+            checkpoint_state.load_random_state(Path(checkpoint))
 
     def best_checkpoint(self) -> Path | None:
         """Folder of the best weights by the validation split, if it was measured."""
         if not self.state.best_global_step:
             return None
-        return checkpoint_path(Path(self.args.output_dir), self.state.best_global_step)
+        return checkpoint_path(self._root, self.state.best_global_step)
 
     @property
     def stopped_early(self) -> bool:
@@ -266,6 +271,6 @@ class TriageTrainer(SFTTrainer):
 
     def plain_model(self) -> torch.nn.Module:
         """The model without the wrappers and the changed forward of training."""
-        model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        model = self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
         give_back_forward(model)
-        return model
+        return cast(torch.nn.Module, model)

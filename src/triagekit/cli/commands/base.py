@@ -55,7 +55,9 @@ def run_build(options: argparse.Namespace) -> int:
         (item["step"], item["record_loss"], item["token_accuracy"], item["value_accuracy"])
         for item in recipe["unseen_families_and_taxonomies"]
     ]
-    print_table("Unseen template families and taxonomies", ("step", "record loss", "tokens right", "values right"), rows)
+    print_table(
+        "Unseen template families and taxonomies", ("step", "record loss", "tokens right", "values right"), rows
+    )
     print(f"{recipe['parameters']:,} parameters in {options.out} after {recipe['seconds']} s.")
     return 0
 

@@ -57,13 +57,11 @@ def list_command(options: argparse.Namespace) -> int:
             f"{run.step}/{run.steps}" if run.steps else run.step,
             None if run.val_loss_best is None else f"{run.val_loss_best:.4f}",
             None if run.seconds is None else f"{run.seconds:.1f}",
-            f"{run.bytes / 2**20:.1f}",
             Path(run.data).name,
-            run.base,
         )
         for run in runs
     ]
-    columns = ["run", "status", "method", "seed", "step", "val loss", "seconds", "MiB", "data", "base"]
+    columns = ["run", "status", "method", "seed", "step", "val loss", "seconds", "data"]
     print_table(f"{len(runs)} runs in {options.root}", columns, rows)
     return 0
 

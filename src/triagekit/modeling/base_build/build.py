@@ -74,16 +74,13 @@ def export(
         "versions": _versions(),
     }
     with atomic_folder(out) as folder:
-        weights = {
-            name: weight.detach().half().contiguous()
-            for name, weight in model.named_parameters()
-        }
+        weights = {name: weight.detach().half().contiguous() for name, weight in model.named_parameters()}
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         # The file's type is half precision; the configuration says float32 so that nobody computes in half by accident.
         model.config.dtype = torch.float32
         model.config.architectures = ["Qwen2ForCausalLM"]
         model.config.save_pretrained(folder)
-        GenerationConfig(
+        GenerationConfig(  # type: ignore[no-untyped-call]
             do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
         ).save_pretrained(folder)
         tokenizer.save_pretrained(folder)

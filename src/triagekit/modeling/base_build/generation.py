@@ -17,14 +17,14 @@ def parse_share(
     model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, stream: PretrainingStream, settings: TinyBaseSettings
 ) -> dict[str, float]:
     """{"records", "parsed": share that is JSON without repair, "valid": share without any problem in the schema}."""
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
     records = parsed = valid = 0
     for group in stream.unseen(settings.evaluation_groups):
         for text in group.texts:
             if records >= settings.generated_records:
                 break
             prompt = torch.tensor([group.segments.prompt_ids(text)])
-            written = model.generate(
+            written = model.generate(  # type: ignore[misc]
                 prompt,
                 attention_mask=torch.ones_like(prompt),
                 max_new_tokens=_NEW_TOKENS,
@@ -32,9 +32,13 @@ def parse_share(
                 eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=tokenizer.pad_token_id,
             )
-            answer = tokenizer.decode(written[0, prompt.shape[1] :], skip_special_tokens=True)
+            answer = str(tokenizer.decode(written[0, prompt.shape[1] :], skip_special_tokens=True))
             result = parse_record(group.segments.schema, answer)
             records += 1
             parsed += int(result.record is not None and not result.repairs)
             valid += int(result.verdict == "auto" and not result.repairs)
-    return {"records": records, "parsed": round(parsed / max(1, records), 4), "valid": round(valid / max(1, records), 4)}
+    return {
+        "records": records,
+        "parsed": round(parsed / max(1, records), 4),
+        "valid": round(valid / max(1, records), 4),
+    }

@@ -32,7 +32,9 @@ class PackedBatch:
 
 def pack(groups: Sequence[Group], text_weight: float) -> PackedBatch:
     """One sequence a group: prefix, then the rows, each at the positions that it would have behind the prefix alone."""
-    length = max(group.prefix_length + sum(len(e.input_ids) - group.prefix_length for e in group.examples) for group in groups)
+    length = max(
+        group.prefix_length + sum(len(e.input_ids) - group.prefix_length for e in group.examples) for group in groups
+    )
     shape = (len(groups), length)
     input_ids = torch.zeros(shape, dtype=torch.long)
     position_ids = torch.zeros(shape, dtype=torch.long)

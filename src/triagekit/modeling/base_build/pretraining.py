@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,26 @@ def pretrain(
 
     `work` keeps the checkpoint; the same call after a kill goes on from it.
     """
-    progress = progress or SilentProgress()
-    torch.set_num_threads(settings.threads)
+    with _reproducible(settings.threads):
+        return _pretrain(tokenizer, settings, work, progress or SilentProgress())
+
+
+@contextmanager
+def _reproducible(threads: int) -> Iterator[None]:
+    """Fixed thread count and deterministic kernels, as before afterwards."""
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+
+
+def _pretrain(
+    tokenizer: PreTrainedTokenizerBase, settings: TinyBaseSettings, work: Path, progress: Progress
+) -> tuple[Qwen2ForCausalLM, dict[str, Any]]:
     schedule = settings.schedule
     model = new_model(tokenizer, settings)
     optimizer = _optimizer(model, schedule)
@@ -84,7 +102,7 @@ def pretrain(
             group["lr"] = learning_rate(step, schedule)
         batch = pack(stream.step(step), settings.corpus.text_weight)
         loss, record_loss = _losses(model, batch)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), schedule.max_gradient_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -103,14 +121,14 @@ def pretrain(
         if done % schedule.checkpoint_every == 0:
             _save(model, optimizer, settings, work, history, done)
     progress.finish()
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
     return model, history
 
 
 @torch.no_grad()
 def evaluate(model: Qwen2ForCausalLM, batches: Sequence[PackedBatch]) -> dict[str, float]:
     """Mean loss of record tokens, share of them that are the most probable one, share of field values wholly so."""
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
     total, right, count = 0.0, 0, 0
     values_right, values = 0, 0
     for batch in batches:
@@ -119,7 +137,7 @@ def evaluate(model: Qwen2ForCausalLM, batches: Sequence[PackedBatch]) -> dict[st
         hit = logits.argmax(-1) == targets
         right, count = right + int(hit.sum()), count + len(targets)
         owners = batch.fields[batch.record]
-        for owner in owners[owners >= 0].unique():
+        for owner in torch.unique(owners[owners >= 0]):
             values_right += int(hit[owners == owner].all())
             values += 1
     return {

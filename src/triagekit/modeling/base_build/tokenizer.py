@@ -54,7 +54,7 @@ def build_tokenizer(settings: TinyBaseSettings) -> PreTrainedTokenizerBase:
     raw.train_from_iterator(tokenizer_text(settings), trainer)
     tokenizer: PreTrainedTokenizerBase = Qwen2Tokenizer(
         tokenizer_object=raw,
-        unk_token=None,
+        unk_token=None,  # type: ignore[arg-type]
         bos_token=None,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
@@ -67,7 +67,7 @@ def build_tokenizer(settings: TinyBaseSettings) -> PreTrainedTokenizerBase:
 def tokenizer_text(settings: TinyBaseSettings) -> Iterator[str]:
     """Tickets, prompts, records and everyday words, in a fixed order."""
     size, random = settings.tokenizer, Random(f"tokenizer/{settings.seed}")
-    tickets = []
+    tickets: list[dict[str, str]] = []
     for ticket in generate_tickets(size.tickets, settings.seed, "train", spanish_share=settings.corpus.spanish_share):
         yield ticket["text"]
         if len(tickets) < 2000:

@@ -1,0 +1,244 @@
+"""Archives scored with real Ray: nothing twice, nothing lost, whatever is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as parquet
+import pytest
+from scoring_helpers import make_adapter, many_tickets, write_archive
+
+from triagekit.errors import ProblemsError, TriageError
+from triagekit.progress import SilentProgress
+from triagekit.schema import validate_record
+from triagekit.scoring.job import score_archive
+from triagekit.scoring.predictor import Predictor
+from triagekit.scoring.settings import ScoreSettings
+
+
+def settings_for(adapter: Path, archive: Path, out: Path, **changes: Any) -> ScoreSettings:
+    values = {"shard_rows": 16, "batch_size": 16, "workers": 1, "device": "cpu", **changes}
+    return ScoreSettings(archive=str(archive), run=str(adapter), out=str(out), **values)
+
+
+def table_of(out: Path) -> list[dict[str, Any]]:
+    return [row for path in sorted(out.glob("part-*.parquet")) for row in parquet.read_table(path).to_pylist()]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_in_this_process() -> Iterator[None]:
+    """One Ray for the jobs of this process: starting it takes longer than they do."""
+    import ray
+
+    from triagekit.scoring.pool import start_ray
+
+    assert start_ray(None, workers=3, gpus=0)
+    assert not start_ray(None, workers=3, gpus=0)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def finished(adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[str], Any]:
+    """A small archive with bad rows among the good ones, scored once."""
+    folder = tmp_path_factory.mktemp("archive")
+    archive = folder / "tickets.csv"
+    ids = write_archive(archive, 40)
+    with archive.open("a", encoding="utf-8") as handle:
+        handle.write(f"{ids[3]},the same id again\nE-1,\nE-2,   \nE-3,too,many,cells\n")
+    manifest = score_archive(settings_for(adapter, archive, folder / "out"))
+    return archive, folder / "out", ids, manifest
+
+
+def test_every_row_is_accounted_for(finished: Any) -> None:
+    _, out, ids, manifest = finished
+    assert [row["id"] for row in table_of(out)] == ids
+    assert (manifest.rows_in, manifest.rows_out, manifest.rejects) == (44, 40, 4)
+    assert [part["rows"] for part in manifest.parts] == [16, 16, 8]
+    assert manifest.reject_reasons["repeated id"] == 1 and manifest.reject_reasons["empty text"] == 2
+    rejects = [json.loads(line) for line in (out / "rejects.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(rejects) == 4
+    repeated = next(row for row in rejects if row["reason"] == "repeated id")
+    assert repeated["id"] == ids[3] and repeated["line"] == 42 and "tickets.csv:5" in repeated["detail"]
+    assert json.loads((out / "manifest.json").read_text(encoding="utf-8")) == manifest.to_dict()
+    assert not list(out.glob(".*.tmp"))
+
+
+def test_parts_hold_what_the_predictor_says(finished: Any, adapter: Path) -> None:
+    _, out, _ids, manifest = finished
+    predictor = Predictor.from_run(adapter, device="cpu", batch_size=16)
+    rows = table_of(out)
+    assert rows[0].keys() >= {"id", "summary", "confidence_summary", "verdict", "error", "raw"}
+    for row, expected in zip(rows, predictor.predict(many_tickets(40)), strict=True):
+        record = {name: row[name] for name in predictor.schema.field_names}
+        assert record == expected.record and validate_record(predictor.schema, record) == []
+        for name, value in expected.confidence.items():
+            assert row[f"confidence_{name}"] == pytest.approx(value, abs=1e-4)
+        assert (row["verdict"], row["error"], row["raw"]) == ("auto", None, None)
+        assert (
+            row["adapter_fingerprint"] == predictor.adapter.card["fingerprint"] == manifest.job["adapter_fingerprint"]
+        )
+        assert row["schema_fingerprint"] == predictor.schema.fingerprint
+
+
+def test_a_rerun_scores_nothing_and_damaged_parts_are_redone(finished: Any, adapter: Path) -> None:
+    archive, out, _ids, _ = finished
+    before = table_of(out)
+    again = score_archive(settings_for(adapter, archive, out))
+    assert (again.scored_now, again.parts_kept, again.workers) == (0, 3, 0)
+    part = out / "part-00000.parquet"
+    content = bytearray(part.read_bytes())
+    content[40] ^= 0xFF
+    part.write_bytes(content)
+    (out / "part-00002.parquet").write_bytes((out / "part-00002.parquet").read_bytes()[:-100])
+    (out / ".part-00001.parquet.x.tmp").write_bytes(b"half")
+    mended = score_archive(settings_for(adapter, archive, out))
+    assert (mended.scored_now, mended.parts_kept, len(mended.parts_redone)) == (24, 1, 2)
+    assert "part-00000" in mended.parts_redone[0] and "part-00002" in mended.parts_redone[1]
+    assert table_of(out) == before
+    assert not list(out.glob(".*.tmp"))
+
+
+def test_a_part_of_other_rows_is_redone(finished: Any) -> None:
+    from triagekit.scoring.parts import DamagedPart, read_part
+
+    _, out, _, manifest = finished
+    fingerprint = manifest.parts[0]["fingerprint"]
+    assert read_part(out / "part-00000.parquet", 0, fingerprint, 16).rows == 16
+    with pytest.raises(DamagedPart, match="other rows"):
+        read_part(out / "part-00001.parquet", 0, fingerprint, 16)
+    with pytest.raises(DamagedPart, match="16 rows instead of 15"):
+        read_part(out / "part-00000.parquet", 0, fingerprint, 15)
+
+
+def test_another_job_is_refused_with_all_that_differs(
+    finished: Any, tiny_model_folder: Path, adapter: Path, tmp_path: Path
+) -> None:
+    archive, out, _, _ = finished
+    other = make_adapter(tmp_path / "other", tiny_model_folder, seed=9)
+    with pytest.raises(ProblemsError) as refused:
+        score_archive(settings_for(other, archive, out, shard_rows=8, auto_threshold=0.5, text_column="text"))
+    assert [problem.where for problem in refused.value.problems] == [
+        "adapter",
+        "mapping",
+        "shard_rows",
+        "auto_threshold",
+    ]
+    changed = tmp_path / archive.name
+    changed.write_text(archive.read_text(encoding="utf-8") + "E-9,one more\n", encoding="utf-8")
+    with pytest.raises(ProblemsError, match=r"input: changed: tickets\.csv"):
+        score_archive(settings_for(adapter, changed, out))
+    with pytest.raises(TriageError, match="holds other things"):
+        score_archive(settings_for(adapter, archive, archive.parent))
+
+
+def test_two_drivers_do_not_share_a_folder(finished: Any, adapter: Path) -> None:
+    from triagekit.scoring.lock import folder_lock
+
+    archive, out, _, _ = finished
+    with folder_lock(out), pytest.raises(TriageError, match=f"process {os.getpid()}"):
+        score_archive(settings_for(adapter, archive, out))
+
+
+class _KillWorkers(SilentProgress):
+    """Kills the worker process with -9 at the first part that is finished."""
+
+    def __init__(self) -> None:
+        self.killed = 0
+
+    def advance(self, count: int = 1, **figures: object) -> None:
+        if self.killed or not figures:
+            return
+        for process in psutil.Process().children(recursive=True):
+            if "ScoreWorker" in " ".join(process.cmdline()):
+                process.send_signal(signal.SIGKILL)
+                self.killed += 1
+
+
+def test_a_killed_worker_costs_no_row(adapter: Path, tmp_path: Path) -> None:
+    ids = write_archive(tmp_path / "tickets.csv", 96)
+    progress = _KillWorkers()
+    manifest = score_archive(settings_for(adapter, tmp_path / "tickets.csv", tmp_path / "out"), progress)
+    assert progress.killed == 1 and manifest.lost_workers == 1
+    assert [row["id"] for row in table_of(tmp_path / "out")] == ids
+
+
+@pytest.mark.long
+def test_workers_that_keep_dying_end_the_job_with_advice(adapter: Path, tmp_path: Path) -> None:
+    write_archive(tmp_path / "tickets.csv", 100)
+    settings = settings_for(adapter, tmp_path / "tickets.csv", tmp_path / "out", worker_restarts=0)
+    with pytest.raises(TriageError, match="workers died"):
+        score_archive(settings, _KillWorkers())
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def _kill_driver_at(command: list[str], out: Path, parts: int, delay: float) -> bool:
+    """Run the command and kill it with -9 some time after `parts` parts stand. False if it ended before."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None:
+        if len(list(out.glob("part-*.parquet"))) >= parts:
+            time.sleep(delay)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def _command(adapter: Path, archive: Path, out: Path) -> list[str]:
+    words = [
+        "score",
+        str(archive),
+        "--run",
+        str(adapter),
+        "--out",
+        str(out),
+        "--shard-rows",
+        "16",
+        "--batch-size",
+        "16",
+    ]
+    return [sys.executable, "-m", "triagekit.cli.main", *words, "--workers", "1", "--device", "cpu"]
+
+
+def test_a_killed_driver_costs_no_row(adapter: Path, tmp_path: Path) -> None:
+    ids = write_archive(tmp_path / "tickets.csv", 160)
+    out = tmp_path / "out"
+    command = _command(adapter, tmp_path / "tickets.csv", out)
+    assert _kill_driver_at(command, out, parts=2, delay=0.05)
+    assert not (out / "manifest.json").exists()
+    standing = len(list(out.glob("part-*.parquet")))
+    finished = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    manifest = json.loads(finished.stdout)
+    assert [row["id"] for row in table_of(out)] == ids
+    # The killed driver's worker may have finished one more part after it was counted.
+    assert standing <= manifest["parts_kept"] < 10
+    assert manifest["scored_now"] == 160 - 16 * manifest["parts_kept"]
+
+
+@pytest.mark.long
+def test_ten_killed_drivers_leave_the_same_rows(adapter: Path, tmp_path: Path) -> None:
+    ids = write_archive(tmp_path / "tickets.csv", 640)
+    whole = tmp_path / "whole"
+    score_archive(settings_for(adapter, tmp_path / "tickets.csv", whole))
+    out = tmp_path / "out"
+    command = _command(adapter, tmp_path / "tickets.csv", out)
+    source = random.Random(11)
+    kills = 0
+    for kill in range(10):
+        kills += _kill_driver_at(command, out, parts=1 + 3 * kill, delay=source.uniform(0, 0.5))
+    subprocess.run(command, check=True, capture_output=True)
+    assert kills >= 5
+    rows = table_of(out)
+    assert [row["id"] for row in rows] == ids
+    assert rows == table_of(whole)
