@@ -86,7 +86,7 @@ def test_files_and_stdin(
             ["FILE:2: not JSON", "FILE:3: no text", "'txt'"],
         ),
         (["--file", "FILE"], " \n\n", ["holds no ticket"]),
-        (["--file", "FILE", "words"], "x", ["not both"]),
+        (["words", "--file", "FILE"], "x", ["not both"]),
         (["--file", "nowhere.txt"], "", ["No file at nowhere.txt"]),
     ],
 )

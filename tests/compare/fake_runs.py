@@ -41,7 +41,9 @@ def gold_rows(schema, count, seed=0):
                 weights = np.arange(len(field.values), 0, -1.0)
                 record[field.name] = str(generator.choice(field.values, p=weights / weights.sum()))
         language = "es" if number % 7 == 1 else "en"
-        rows.append(Row(f"t{number:05d}", f"{TICKETS[number % len(TICKETS)]} (#{number})", record, {"language": language}))
+        rows.append(
+            Row(f"t{number:05d}", f"{TICKETS[number % len(TICKETS)]} (#{number})", record, {"language": language})
+        )
     return rows
 
 

@@ -134,6 +134,18 @@ lines",y
     assert pieces[2].detail == "expected 3 columns, found 4"
 
 
+def test_text_inside_a_broken_row_is_no_row(tmp_path):
+    rows = b"".join(b"%d,row %d\n" % (n, n) for n in range(1, 5))
+    broken = b'5,"Hello,\nJohn, I clicked "ok" and\nthen, nothing"\n'
+    pieces = read(tmp_path, "a.csv", b"id,text\n" + rows + broken + b"6,good\n")
+    assert texts(pieces) == ["row 1", "row 2", "row 3", "row 4", "good"]
+    assert reasons(pieces) == [
+        (6, "text after closing quote"),
+        (7, "part of a broken row"),
+        (8, "part of a broken row"),
+    ]
+
+
 def test_a_quote_open_to_the_end_of_the_file(tmp_path):
     content = b'id,text\n1,a\n2,"open\n' + b"".join(b"%d,row %d\n" % (n, n) for n in range(3, 5000))
     pieces = read(tmp_path, "a.csv", content)

@@ -24,10 +24,10 @@ def confusion_section(comparison: Comparison) -> Markup:
         if isinstance(field, TagsField):
             continue
         matrices = [
-            f"<h3>{text(method.name)}</h3>{confusion_table(*pooled_confusion(method, field))}"
+            f"<div><h3>{text(method.name)}</h3>{confusion_table(*pooled_confusion(method, field))}</div>"
             for method in comparison.methods
         ]
-        parts.append(details(field.name, join(matrices), is_open=not parts))
+        parts.append(details(field.name, f'<div class="matrices">{join(matrices)}</div>', is_open=not parts))
     if not parts:
         return Markup("")
     note = paragraph(
@@ -71,8 +71,10 @@ def confusion_table(labels: Sequence[str], matrix: np.ndarray) -> Markup:
                 cells.append('<td class="none">·</td>')
             else:
                 kind = "hit" if column == index else "miss"
+                # Mistakes are rare: the square root makes a few per cent of them visible.
+                strength = share if kind == "hit" else share**0.5
                 shown = f"{100 * share:.0f}" if share >= 0.005 else "<1"
-                cells.append(f'<td class="{kind}" style="--share: {share:.3f}">{text(shown)}</td>')
+                cells.append(f'<td class="{kind}" style="--share: {strength:.3f}">{text(shown)}</td>')
         rows.append(f'<tr><th scope="row">{text(name)}</th>{"".join(cells)}<td class="none">{count:,}</td></tr>')
     return Markup(
         f'<div class="wide"><table class="confusion"><thead><tr><td></td>{head}</tr></thead>'

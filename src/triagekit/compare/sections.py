@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from triagekit.compare.comparison import Comparison
@@ -23,6 +24,10 @@ from triagekit.compare.markup import (
 )
 from triagekit.compare.methods import EXACT_MATCH, Method
 from triagekit.compare.paired import PairedTest, signed
+from triagekit.compare.statistics import seed_mean
+
+MOST_SLICES = 12
+"""Values of one column shown, the most frequent ones."""
 
 _KINDS = {
     "confound": Markup('<span class="tag warn">explains differences too</span>'),
@@ -240,29 +245,18 @@ def confidence_table(comparison: Comparison) -> Markup:
 def slices_table(comparison: Comparison) -> Markup:
     """Exact match per slice; an empty text where the data has no such columns."""
     everyone = [*comparison.methods, *comparison.baselines]
-    slices: Mapping[str, Any] = comparison.metrics[everyone[0].name][0]["slices"]
     parts = []
-    for column, values in slices.items():
+    for column, values in everyone[0].tables[0].slices.items():
         rows = []
-        for value, part in values.items():
-            cells = []
-            for method in everyone:
-                found = [own["slices"].get(column, {}).get(value) for own in comparison.metrics[method.name]]
-                shares = [item["exact_match"] for item in found if item]
-                if len(shares) == 1:
-                    interval = (
-                        f'<span class="interval">[{percent(shares[0]["low"])}, {percent(shares[0]["high"])}]</span>'
-                    )
-                    cells.append(Markup(f"{percent(shares[0]['value'])} {interval}"))
-                else:
-                    cells.append(
-                        Markup(percent(sum(share["value"] for share in shares) / len(shares) if shares else None))
-                    )
-            rows.append([value, whole(part["rows"]), *cells])
+        for value, count in Counter(values).most_common(MOST_SLICES):
+            places = [index for index, own in enumerate(values) if own == value]
+            means = [
+                seed_mean(method.scores(EXACT_MATCH)[:, places], comparison.resamples, comparison.seed)
+                for method in everyone
+            ]
+            rows.append([value, whole(count), *map(estimate, means)])
         heads = [column, "tickets", *(method_name(comparison, method) for method in everyone)]
-        parts.append(
-            table(heads, rows, numeric=range(1, len(heads)), caption=f"{EXACT_MATCH} right, %; mean over seeds")
-        )
+        parts.append(table(heads, rows, numeric=range(1, len(heads)), caption=f"{EXACT_MATCH} right, %"))
     return section("slices", "Who is served how well", *parts) if parts else Markup("")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,6 +13,9 @@ from triagekit.data.text_lines import Line, LineSource
 
 DELIMITERS = (",", ";", "\t", "|")
 MAX_LINES_PER_ROW = 2_000
+ENOUGH_ROWS = 3
+"""Good rows after which the look of their first cells counts."""
+_ID_LIKE = re.compile(r"^[\w./:#-]*\d[\w./:#-]*$")
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ def read_csv(source: LineSource, file: str, settings: SourceSettings, tabs: bool
     csv.field_size_limit(max(csv.field_size_limit(), settings.max_row_characters + 1))
     delimiter = "\t" if tabs and settings.delimiter == "auto" else settings.delimiter
     columns = list(settings.columns) if settings.columns is not None else None
+    firsts = _FirstCells()
     while (first := source.next()) is not None:
         if not first.text.strip() and first.problem is None:
             continue
@@ -42,34 +47,65 @@ def read_csv(source: LineSource, file: str, settings: SourceSettings, tabs: bool
         if columns is None and record.cells is not None:
             columns = _column_names(record.cells)
             continue
-        if record.problem is None and record.cells is not None and columns is not None:
-            if len(record.cells) == len(columns):
-                if any("\0" in cell for cell in record.cells):
-                    yield Reject(file, first.number, "NUL byte", record.raw)
-                else:
-                    yield RawRow(first.number, file, dict(zip(columns, record.cells, strict=True)))
-                continue
-            detail = f"expected {len(columns)} columns, found {len(record.cells)}"
-            record = _Record(record.lines, None, ("ragged row", detail))
-            _return_good_lines(record, source, delimiter, len(columns))
-        elif record.problem is not None and len(record.lines) > 1:
+        problem = record.problem or ("no header", "the first row of the file cannot be read as column names")
+        returned: list[Line] = []
+        if record.cells is None:
             # A row that broke gives back every line but its first: they are rows of their own, or broken ones.
-            source.push_back(record.lines[1:])
-            record = _Record(record.lines[:1], None, record.problem)
-        reason, detail = record.problem or ("no header", "the first row of the file cannot be read as column names")
-        yield Reject(file, first.number, reason, record.raw, detail)
-
-
-def _return_good_lines(record: _Record, source: LineSource, delimiter: str, width: int) -> None:
-    """A ragged row over several lines: if its second line alone is a whole row, a stray quote has swallowed it."""
-    if len(record.lines) < 2:
-        return
-    following = record.lines[1].text
-    if width > 1 and following.count('"') % 2 == 0:
-        cells = next(csv.reader([following], delimiter=delimiter), [])
-        if len(cells) == width:
-            source.push_back(record.lines[1:])
+            returned = record.lines[1:]
+        elif columns is not None and len(record.cells) != len(columns):
+            problem = ("ragged row", f"expected {len(columns)} columns, found {len(record.cells)}")
+            if any(_is_whole_row(line.text, delimiter, len(columns)) for line in record.lines[1:]):
+                returned = record.lines[1:]
+        elif columns is not None:
+            if any("\0" in cell for cell in record.cells):
+                problem = ("NUL byte", "")
+            elif firsts.fit(record.cells[0], first.number):
+                yield RawRow(first.number, file, dict(zip(columns, record.cells, strict=True)))
+                continue
+            else:
+                problem = ("part of a broken row", "its first cell is not like those of the other rows")
+        if returned or record.cells is None:
+            source.push_back(returned)
+            # The broken row may go on behind the line where it broke.
+            firsts.doubt(record.lines[-1].number + 1)
             del record.lines[1:]
+        yield Reject(file, first.number, problem[0], record.raw, problem[1])
+
+
+class _FirstCells:
+    """What first cells look like. Lines taken back out of a broken row are believed only if theirs looks the same.
+
+    A text of several lines inside broken quotes may happen to have as many delimiters as a row; it is no ticket.
+    """
+
+    def __init__(self) -> None:
+        self._doubt_until = 0
+        self._rows = 0
+        self._id_like = True
+
+    def doubt(self, line: int) -> None:
+        """Look closely at rows up to `line`."""
+        self._doubt_until = max(self._doubt_until, line)
+
+    def fit(self, cell: str, line: int) -> bool:
+        """Whether a row that begins on `line` with `cell` is to be believed; remembers the cell if so."""
+        id_like = _ID_LIKE.match(cell) is not None
+        if line <= self._doubt_until and self._rows >= ENOUGH_ROWS and self._id_like and not id_like:
+            self.doubt(line + 1)
+            return False
+        self._rows += 1
+        self._id_like = self._id_like and id_like
+        return True
+
+
+def _is_whole_row(text: str, delimiter: str, width: int) -> bool:
+    """Whether a line that a ragged row has swallowed is a row by itself: then a stray quote has swallowed it."""
+    if width < 2 or text.count('"') % 2:
+        return False
+    try:
+        return len(next(csv.reader([text], delimiter=delimiter, strict=True), [])) == width
+    except csv.Error:
+        return False
 
 
 def _record(first: Line, source: LineSource, delimiter: str, limit: int) -> _Record:

@@ -105,15 +105,17 @@ def _detected(sample: bytes) -> str:
 
     telling = b"\n".join(line for line in sample.split(b"\n") if not _is_utf8(line))[: 1 << 16]
     matches = from_bytes(telling)
-    best = matches.best()
-    if best is None:
+    # A detector calls noise UTF-16; what is wide has been recognised before.
+    narrow = [match for match in matches if not match.encoding.startswith("utf")]
+    if not narrow:
         return "utf-8"
+    best = narrow[0]
     # Windows-1252 and its neighbours (cp1250, latin-*, mac-*) look alike to a detector; exports are nearly always 1252.
-    windows = next((match for match in matches if match.encoding == "cp1252"), None)
+    windows = next((match for match in narrow if match.encoding == "cp1252"), None)
     if windows is not None and _ORDINARY_1252.match(str(windows)) and windows.chaos <= best.chaos + 0.02:
         return "cp1252"
     # The Macintosh code pages differ from the Windows ones in a few letters only, and are far rarer.
-    usual = (match for match in matches if match.chaos <= best.chaos + 0.02 and not match.encoding.startswith("mac_"))
+    usual = (match for match in narrow if match.chaos <= best.chaos + 0.02 and not match.encoding.startswith("mac_"))
     return str(next(usual, best).encoding)
 
 

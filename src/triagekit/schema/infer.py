@@ -247,7 +247,10 @@ class _Draft:
             if len(self.counts[column]) == 1:
                 self.notes.append(f"{name}: the same value in every row, so there is nothing to learn.")
         if self.kinds[column] == "enum":
-            lines += [f"'{value}' also as {_quoted(others)}" for value, others in profile.merged_spellings().items()]
+            lines += [
+                f"the data also writes '{value}' as {_quoted(others)}"
+                for value, others in profile.merged_spellings().items()
+            ]
         self.comments[(name,)] = "\n".join(lines)
 
     def _comment_parent(self, column: str, given: Mapping[str, str]) -> list[str]:

@@ -183,7 +183,8 @@ def _field_rows(schema: Schema) -> Iterator[tuple[str, str, str, str]]:
         elif field.ordered:
             notes.insert(0, "ordered")
         if isinstance(field, EnumField | DependentEnumField) and field.aliases:
-            notes.append(f"{len(field.aliases)} aliases")
+            count = len(field.aliases)
+            notes.append(f"{count} alias{'es' if count > 1 else ''}")
         yield field.name, "tags" if isinstance(field, TagsField) else "enum", str(len(field.values)), ", ".join(notes)
 
 

@@ -68,7 +68,7 @@ def export(
         "seconds": round(history["seconds"]),
         "trained_tokens": history["tokens"],
         "curve": history["curve"],
-        "unseen_families_and_taxonomies": history["evaluations"],
+        "unseen_families": history["evaluations"],
         "free_generation": parse_share(model, tokenizer, stream, settings),
         "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()},
         "versions": _versions(),

@@ -30,7 +30,7 @@ class PackedBatch:
     fields: torch.Tensor
 
 
-def pack(groups: Sequence[Group], text_weight: float) -> PackedBatch:
+def pack(groups: Sequence[Group], text_weight: float, skeleton_weight: float = 1.0) -> PackedBatch:
     """One sequence a group: prefix, then the rows, each at the positions that it would have behind the prefix alone."""
     length = max(
         group.prefix_length + sum(len(e.input_ids) - group.prefix_length for e in group.examples) for group in groups
@@ -61,8 +61,8 @@ def pack(groups: Sequence[Group], text_weight: float) -> PackedBatch:
             record[b, start : end - 1] = answer
             ticket = torch.zeros(len(own) - 1)
             ticket[: max(0, example.prompt_length - group.prefix_length - suffix - 1)] = text_weight
-            weights[b, start : end - 1] = torch.where(answer, 1.0, ticket)
             field = torch.tensor(example.fields[group.prefix_length + 1 :])
+            weights[b, start : end - 1] = torch.where(answer, torch.where(field >= 0, 1.0, skeleton_weight), ticket)
             fields[b, start : end - 1] = torch.where(field >= 0, field + values, field)
             values += len(group.segments.schema.fields)
             start = end

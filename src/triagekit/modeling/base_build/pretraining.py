@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,12 @@ def new_model(tokenizer: PreTrainedTokenizerBase, settings: TinyBaseSettings) ->
 
 
 def learning_rate(step: int, schedule: ScheduleSettings) -> float:
-    """Rate of step `step` (from 0): linear warm-up, constant, linear to zero (Hägele et al. 2024, arXiv 2405.18392)."""
-    decay_from = int(schedule.steps * (1 - schedule.decay_share))
-    factor = min(1.0, (step + 1) / schedule.warmup_steps)
-    if step >= decay_from:
-        factor = min(factor, (schedule.steps - step) / max(1, schedule.steps - decay_from))
-    return schedule.learning_rate * factor
+    """Rate of step `step` (from 0), straight between the schedule's points, as at the last one behind it."""
+    points = schedule.rate_points
+    for (start, low), (end, high) in pairwise(points):
+        if step < end:
+            return schedule.learning_rate * (low + (high - low) * (step - start) / (end - start))
+    return schedule.learning_rate * points[-1][1]
 
 
 def pretrain(
@@ -90,7 +91,10 @@ def _pretrain(
     model = new_model(tokenizer, settings)
     optimizer = _optimizer(model, schedule)
     stream = PretrainingStream(tokenizer, settings)
-    unseen = stream.unseen(settings.evaluation_groups)
+    unseen = {
+        name: [pack([group], 0.0) for group in stream.unseen(settings.evaluation_groups, taxonomies_too)]
+        for name, taxonomies_too in (("unseen_taxonomies", True), ("known_taxonomies", False))
+    }
     history: dict[str, Any] = {"curve": [], "evaluations": [], "seconds": 0.0, "tokens": 0}
     start = _resume(model, optimizer, settings, work, history)
     progress.start("pre-training", schedule.steps - start, "steps")
@@ -100,7 +104,8 @@ def _pretrain(
     for step in range(start, schedule.steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, schedule)
-        batch = pack(stream.step(step), settings.corpus.text_weight)
+        stage = settings.stage_of(step)
+        batch = pack(stream.step(step), stage.text_weight, stage.skeleton_weight)
         loss, record_loss = _losses(model, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), schedule.max_gradient_norm)
@@ -116,7 +121,8 @@ def _pretrain(
             history["curve"].append({"step": done, "record_loss": round(mean, 4), "seconds": round(history["seconds"])})
             losses = []
         if done % schedule.evaluate_every == 0 or done == schedule.steps:
-            history["evaluations"].append({"step": done, **evaluate(model, [pack([group], 0.0) for group in unseen])})
+            measured = {name: evaluate(model, batches) for name, batches in unseen.items()}
+            history["evaluations"].append({"step": done, **measured})
             model.train()
         if done % schedule.checkpoint_every == 0:
             _save(model, optimizer, settings, work, history, done)
@@ -176,7 +182,7 @@ def _optimizer(model: Qwen2ForCausalLM, schedule: ScheduleSettings) -> torch.opt
 def _recipe_fingerprint(settings: TinyBaseSettings) -> str:
     """What must be equal for a checkpoint to be continued: all but how long and how often."""
     data = settings.model_dump(mode="json")
-    for name in ("steps", "decay_share", "log_every", "evaluate_every", "checkpoint_every"):
+    for name in ("steps", "log_every", "evaluate_every", "checkpoint_every"):
         del data["schedule"][name]
     return fingerprint_json(data)
 

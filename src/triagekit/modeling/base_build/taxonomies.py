@@ -73,8 +73,11 @@ class Taxonomy:
         return field.values[0 if ticket["language"] == "en" else 1]
 
 
-def make_taxonomy(seed: int, number: int) -> Taxonomy:
-    """Taxonomy `number` of the endless series with this seed; always the same one."""
+def make_taxonomy(seed: int, number: int, numbered: bool = False) -> Taxonomy:
+    """Taxonomy `number` of the endless series with this seed; always the same one.
+
+    `numbered`: its short instructions name it, so that a prompt without the schema says which labels are meant.
+    """
     random = Random(f"taxonomy/{seed}/{number}")
     areas = _areas(random)
     names = {role: random.choice(choices) for role, choices in words()["field_names"].items()}
@@ -91,9 +94,10 @@ def make_taxonomy(seed: int, number: int) -> Taxonomy:
         "tags": TagsField(names["tags"], (*_distinct(areas, random), "pressing", "spanish"), 3),
     }
     roles = _choose_roles(random)
+    instructions = random.sample(words()["instructions"], 2)
     schema = Schema(
         name=f"made_up_{number}",
-        instructions=tuple(random.sample(words()["instructions"], 2)),
+        instructions=tuple(f"Form {number}: {text}" if numbered else text for text in instructions),
         fields=tuple(makers[role] for role in roles),
     )
     return Taxonomy(schema, roles, areas, parts, queues)

@@ -68,7 +68,7 @@ def tokenizer_text(settings: TinyBaseSettings) -> Iterator[str]:
     """Tickets, prompts, records and everyday words, in a fixed order."""
     size, random = settings.tokenizer, Random(f"tokenizer/{settings.seed}")
     tickets: list[dict[str, str]] = []
-    for ticket in generate_tickets(size.tickets, settings.seed, "train", spanish_share=settings.corpus.spanish_share):
+    for ticket in generate_tickets(size.tickets, settings.seed, "train", spanish_share=settings.spanish_share):
         yield ticket["text"]
         if len(tickets) < 2000:
             tickets.append(ticket)
