@@ -71,7 +71,9 @@ def test_spanish_share_is_what_was_asked_for(tickets):
 
 
 def test_urgent_tone_goes_with_priority_but_misleads_now_and_then(tickets):
-    loud = re.compile(r"urgent|asap|help!!|emergency|top priority|critical!!|immediately|urgente|ayuda|emergencia", re.I)
+    loud = re.compile(
+        r"urgent|asap|help!!|emergency|top priority|critical!!|immediately|urgente|ayuda|emergencia", re.I
+    )
     share = {
         level: sum(bool(loud.search(ticket["text"])) for ticket in rows) / len(rows)
         for level in ("Low", "Medium", "High", "Critical")

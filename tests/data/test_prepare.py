@@ -281,3 +281,22 @@ def test_real_assignment_tickets(tmp_path, real_data):
     assert manifest["slices"]["train"]["language"]["de"] > 300
     assert (manifest["leak_check"]["exact"], manifest["leak_check"]["near"]) == (0, 0)
     assert verify(tmp_path / "out").good
+
+
+def test_every_shipped_config_loads_and_names_fields_of_its_schema(checkout):
+    from triagekit.files.resources import find_config, shipped_names
+    from triagekit.schema.load import load_schema
+    from triagekit.settings import load_settings
+
+    names = shipped_names("data")
+    assert {"it_tickets", "itsm_assignment", "apache_change_risk", "call_centre"} <= set(names)
+    for name in names:
+        settings = load_settings(PrepareSettings, find_config("data", name))
+        if settings.schema_name not in shipped_names("schema"):
+            assert name == "endava"  # its schema is drafted from the data
+            continue
+        schema = load_schema(settings.schema_name)
+        mapping = settings.mapping
+        assert {*mapping.labels, *mapping.tags, *mapping.values, *mapping.constants} <= set(schema.field_names)
+        for field, rules in mapping.tags.items():
+            assert {rule.tag for rule in rules} <= set(schema.field(field).values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,8 @@ TOY = [
     "threads=1",
     "tokenizer={vocabulary: 700, tickets: 150, taxonomies: 5}",
     "architecture={hidden: 32, layers: 1, heads: 2, key_value_heads: 1, intermediate: 48, positions: 2048}",
-    "corpus={taxonomies: 6, groups: 2, rows: 2}",
-    "schedule={steps: 3, warmup_steps: 2, log_every: 1, evaluate_every: 2, checkpoint_every: 2}",
+    "stages=[{taxonomies: 6, groups: 2, rows: 2}, {from_step: 2, numbered: true, taxonomies: 3, groups: 1, rows: 2}]",
+    "schedule={steps: 3, rate_points: [[0, 0.5], [3, 1.0]], log_every: 1, evaluate_every: 2, checkpoint_every: 2}",
     "evaluation_groups=1",
     "generated_records=1",
 ]
@@ -174,18 +175,31 @@ def test_any_text_survives_the_tokenizer_and_digits_stand_alone():
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
     assert tokenizer.tokenize("2048")[-4:] == ["2", "0", "4", "8"]
-    turn = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True)
+    turn = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True
+    )
     assert turn == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
     assert tokenizer.eos_token == "<|im_end|>"
 
 
 def test_learning_rate_warms_up_stays_and_falls():
-    schedule = ScheduleSettings(steps=100, learning_rate=1.0, warmup_steps=10, decay_share=0.3)
-    rates = [learning_rate(step, schedule) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1)
-    assert set(rates[10:70]) == {1.0}
-    assert all(later < earlier for earlier, later in zip(rates[70:], rates[71:], strict=False))
-    assert rates[-1] == pytest.approx(1 / 30)
+    points = ((0, 0.1), (9, 1.0), (70, 1.0), (100, 0.0))
+    schedule = ScheduleSettings(steps=100, learning_rate=2.0, rate_points=points)
+    rates = [learning_rate(step, schedule) for step in range(120)]
+    assert rates[0] == pytest.approx(0.2)
+    assert rates[1] == pytest.approx(0.4)
+    assert set(rates[9:71]) == {2.0}
+    assert all(later < earlier for earlier, later in pairwise(rates[70:101]))
+    assert rates[99] == pytest.approx(2 / 30)
+    assert set(rates[100:]) == {0.0}
+
+
+def test_stages_follow_each_other_and_disorder_is_refused(settings):
+    assert [settings.stage_of(step).numbered for step in range(4)] == [False, False, True, True]
+    with pytest.raises(ProblemsError, match="expected 0 first"):
+        load_settings(TinyBaseSettings, find_config("train", "tiny_base"), ["stages=[{from_step: 5}]"])
+    with pytest.raises(ProblemsError, match="rate_points"):
+        load_settings(TinyBaseSettings, find_config("train", "tiny_base"), ["schedule.rate_points=[[5, 1], [2, 0]]"])
 
 
 def test_the_shipped_base_is_sound_and_small(capsys):

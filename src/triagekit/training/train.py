@@ -6,8 +6,8 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from triagekit.data.dataset import ProcessedDataset
 from triagekit.errors import TriageError
 from triagekit.files.atomic import write_json
 from triagekit.files.resources import find_config
@@ -15,6 +15,9 @@ from triagekit.progress import Progress, SilentProgress
 from triagekit.settings import load_settings, to_yaml
 from triagekit.training.run_folder import RunFolder
 from triagekit.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from triagekit.data.dataset import ProcessedDataset
 
 Notes = Callable[[str], None]
 
@@ -45,6 +48,8 @@ def train(settings: TrainSettings, progress: Progress | None = None, notes: Note
     if folder.is_finished:
         tell(f"{folder.folder} is already finished.")
         return folder
+    from triagekit.data.dataset import ProcessedDataset
+
     with folder.lock():
         dataset = ProcessedDataset.open(settings.data)
         _check(settings, dataset)

@@ -52,12 +52,13 @@ def run_build(options: argparse.Namespace) -> int:
         print_json(recipe)
         return 0
     rows = [
-        (item["step"], item["record_loss"], item["token_accuracy"], item["value_accuracy"])
-        for item in recipe["unseen_families_and_taxonomies"]
+        (item["step"], taxonomies.removesuffix("_taxonomies"), *measured.values())
+        for item in recipe["unseen_families"]
+        for taxonomies, measured in item.items()
+        if taxonomies != "step"
     ]
-    print_table(
-        "Unseen template families and taxonomies", ("step", "record loss", "tokens right", "values right"), rows
-    )
+    columns = ("step", "taxonomies", "record loss", "tokens right", "values right")
+    print_table("Template families that training never saw", columns, rows)
     print(f"{recipe['parameters']:,} parameters in {options.out} after {recipe['seconds']} s.")
     return 0
 

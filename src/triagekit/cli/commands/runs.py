@@ -62,7 +62,7 @@ def list_command(options: argparse.Namespace) -> int:
         for run in runs
     ]
     columns = ["run", "status", "method", "seed", "step", "val loss", "seconds", "data"]
-    print_table(f"{len(runs)} runs in {options.root}", columns, rows)
+    print_table(f"{len(runs)} run{'s' if len(runs) != 1 else ''} in {options.root}", columns, rows)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Free greedy writing under unseen taxonomies: does the base write JSON, and does it fit the schema?"""
+"""Free greedy writing on unseen template families: does the base write JSON, and does it fit the schema?"""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def parse_share(
     """{"records", "parsed": share that is JSON without repair, "valid": share without any problem in the schema}."""
     model.eval()  # type: ignore[no-untyped-call]
     records = parsed = valid = 0
-    for group in stream.unseen(settings.evaluation_groups):
-        for text in group.texts:
+    for group in stream.unseen(settings.evaluation_groups, taxonomies_too=False):
+        for text, example in zip(group.texts, group.examples, strict=True):
             if records >= settings.generated_records:
                 break
-            prompt = torch.tensor([group.segments.prompt_ids(text)])
+            prompt = torch.tensor([group.segments.prompt_ids(text, example.variant)])
             written = model.generate(  # type: ignore[misc]
                 prompt,
                 attention_mask=torch.ones_like(prompt),

@@ -8,9 +8,12 @@ from typing import Any
 def model_card(recipe: dict[str, Any]) -> str:
     """Markdown: what the model is, what it saw, what it can and cannot do."""
     settings = recipe["settings"]
-    shape, corpus = settings["architecture"], settings["corpus"]
-    last = (recipe["unseen_families_and_taxonomies"] or [{}])[-1]
-    free = recipe["free_generation"]
+    shape, last, free = settings["architecture"], recipe["unseen_families"][-1], recipe["free_generation"]
+    stages = "; ".join(
+        f"from step {stage['from_step']}: {stage['groups']} × {stage['rows']} tickets a step under {stage['taxonomies']} "
+        f"taxonomies, {stage['implicit_share']:.0%} with a short instruction only"
+        for stage in settings["stages"]
+    )
     return f"""# triagekit embedded base
 
 A Qwen2-architecture language model of {recipe["parameters"]:,} parameters ({shape["layers"]} layers, {shape["hidden"]}
@@ -23,13 +26,18 @@ a starting point for fine-tuning on a schema; it is no chat model and knows noth
 tickets name a larger base (`base: Qwen/Qwen2.5-0.5B-Instruct`, for example).
 
 - Corpus: {recipe["corpus"]}
-- {settings["schedule"]["steps"]} steps of {corpus["groups"]} × {corpus["rows"]} tickets under {corpus["taxonomies"]}
-  taxonomies, {recipe["trained_tokens"]:,} trained tokens, {recipe["seconds"]} s on {settings["threads"]} CPU threads.
-- On unseen template families under unseen taxonomies: loss of record tokens {last.get("record_loss")}, field values
-  wholly right {last.get("value_accuracy")} (teacher-forced); written freely, {free["parsed"]} of {free["records"]}
-  records parse and {free["valid"]} are valid.
+- {settings["schedule"]["steps"]} steps ({stages}), {recipe["trained_tokens"]:,} trained tokens, {recipe["seconds"]} s on
+  {settings["threads"]} threads of a busy CPU.
+- On template families that training never saw, field values wholly right (teacher-forced): {_share(last["known_taxonomies"])}
+  under the taxonomies of the last stage, {_share(last["unseen_taxonomies"])} under taxonomies that it never saw either.
+  It has to be fine-tuned on a schema before it fills one. Written freely under its own taxonomies, {free["parsed"]:.0%}
+  of {free["records"]} records parse as JSON and {free["valid"]:.0%} are valid.
 - Weights: safetensors, float16; computed in float32 unless asked otherwise. Loss curve and settings: `recipe.json`.
 
 Build it again: `triage base build configs/train/tiny_base.yaml --out DIR`. With the versions in `recipe.json` on a
 processor of the same kind the weights come out equal; elsewhere sums are rounded in another order.
 """
+
+
+def _share(measured: dict[str, float]) -> str:
+    return f"{measured['value_accuracy']:.1%}"
