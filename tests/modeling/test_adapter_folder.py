@@ -179,7 +179,7 @@ def test_the_same_weights_give_the_same_bytes_in_every_process(tmp_path, base_fo
         )
         for seed in ("1", "2")
     ]
-    assert [process.wait(timeout=300) for process in running] == [0, 0]
+    assert [process.wait(timeout=550) for process in running] == [0, 0]
     names = sorted(path.name for path in (tmp_path / "1").iterdir())
     assert names == ["adapter_config.json", "adapter_model.safetensors", "schema.yaml", "triagekit.json"]
     for name in names:

@@ -57,7 +57,8 @@ def inline_svg(figure: Figure, key: str, title: str) -> str:
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # A style element inside an SVG would reach the whole page; the page's own sheet says the same for figures.
+    text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text, flags=re.DOTALL)
     text = re.sub(r'\bid="', f'id="{key}-', text)
     text = re.sub(r'((?:xlink:)?href="|url\()#', rf"\1#{key}-", text)
     # Fonts and the namespace of links come from the page.

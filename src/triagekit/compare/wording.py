@@ -69,3 +69,17 @@ def difference_rows(result: Mapping[str, Any]) -> Table:
         for test in [*result["tests"], *result["tests_against_baseline"]]
     ]
     return ["difference", "of", "points [95 %]", "p (Holm)", "in words"], rows
+
+
+def condition_rows(result: Mapping[str, Any]) -> Table:
+    """One row a difference in conditions: what kind it is, and each method's value."""
+    names = [own["name"] for own in result["methods"]]
+    rows = [
+        [
+            item["name"],
+            "follows from the settings" if item["explained"] else item["kind"],
+            *(item["values"][name] for name in names),
+        ]
+        for item in result["conditions"]["differences"]
+    ]
+    return ["what differs", "kind", *names], rows

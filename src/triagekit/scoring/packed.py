@@ -176,7 +176,14 @@ def packed_attention(
         queries = query.new_zeros(packed.batch, packed.width, query.shape[1], query.shape[3])
         queries[packed.rows, packed.columns] = query[0].transpose(0, 1)
         queries = queries.transpose(1, 2)
-    output, _ = sdpa_attention_forward(module, queries, key, value, packed.mask(sliding_window), scaling=scaling)
+    mask = packed.mask(sliding_window)
+    if key.device.type == "cpu":
+        # Grouped heads as they are: transformers copies the keys for every query head, which costs more than attending.
+        output = torch.nn.functional.scaled_dot_product_attention(
+            queries, key, value, attn_mask=mask, scale=scaling, enable_gqa=queries.shape[1] != key.shape[1]
+        ).transpose(1, 2)
+    else:
+        output, _ = sdpa_attention_forward(module, queries, key, value, mask, scaling=scaling)
     return output[packed.rows, packed.columns].unsqueeze(0), None
 
 

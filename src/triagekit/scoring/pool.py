@@ -17,6 +17,9 @@ OBJECT_STORE_BYTES = 256 << 20
 UNDER_WAY_PER_WORKER = 2
 """One that is scored and one that waits, so that a worker never waits for the driver; memory stays flat."""
 SHARD_ATTEMPTS = 3
+START_ATTEMPTS = 3
+_PATIENCE = {"RAY_worker_register_timeout_seconds": "300", "RAY_health_check_failure_threshold": "20"}
+"""On a machine that others use too, importing torch can take longer than Ray's defaults give a worker to appear."""
 
 
 @dataclass
@@ -144,6 +147,8 @@ def start_ray(address: str | None, workers: int, gpus: int) -> bool:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Workers that spin while they wait for one another cost more than they give when they share cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
     import logging
 
     import ray
@@ -156,16 +161,23 @@ def start_ray(address: str | None, workers: int, gpus: int) -> bool:
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise TriageError(f"No Ray cluster answers at {address}: {error}") from error
         return True
-    ray.init(
-        address="local",
-        # Logical: more than the machine's cores do no harm, fewer than actors would wait for each other for ever.
-        num_cpus=workers + 1,
-        num_gpus=workers * gpus if gpus else None,
-        include_dashboard=False,
-        object_store_memory=OBJECT_STORE_BYTES,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-    )
+    for attempt in range(START_ATTEMPTS):
+        try:
+            ray.init(
+                address="local",
+                # Logical: more than the machine's cores do no harm, fewer than actors would wait for one another for ever.
+                num_cpus=workers + 1,
+                num_gpus=workers * gpus if gpus else None,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+            break
+        except Exception as error:  # Ray raises the bare class when a busy machine does not start it in 30 seconds
+            ray.shutdown()
+            if attempt + 1 == START_ATTEMPTS:
+                raise TriageError(f"Ray did not start on this machine: {error}") from error
     return True
 
 

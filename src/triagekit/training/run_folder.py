@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,28 +162,37 @@ class RunFolder:
         if self.is_finished:
             return "finished"
         try:
-            with self.lock():
+            with self.lock(patience=0.0):
                 return "stopped"
         except TriageError:
             return "running"
+        except OSError:
+            # A folder of somebody else's, where no lock file can be made.
+            return "stopped"
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, patience: float = 1.0) -> Iterator[None]:
         """Hold this run for one process; the operating system lets go when that process ends, however it ends.
 
-        Raises TriageError when another process holds it.
+        Waits up to `patience` seconds, since looking at a run's status holds it for an instant. Raises TriageError when
+        another process keeps it.
         """
         import fcntl
 
         descriptor = os.open(self.folder / ".lock", os.O_CREAT | os.O_RDWR, 0o666)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise TriageError(f"Another process is working on {self.folder} right now.") from None
-            except OSError:
-                # Some network file systems have no locks; a run there is trusted to be started once.
-                pass
+            until = time.monotonic() + patience
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= until:
+                        raise TriageError(f"Another process is working on {self.folder} right now.") from None
+                    time.sleep(0.05)
+                except OSError:
+                    # Some network file systems have no locks; a run there is trusted to be started once.
+                    break
             yield
         finally:
             os.close(descriptor)
