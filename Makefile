@@ -4,13 +4,10 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-# No network, no busy waiting, and no more threads than cores.
+# No network, and no usage reports.
 export HF_HUB_OFFLINE ?= 1
 export TRANSFORMERS_OFFLINE ?= 1
 export HF_DATASETS_OFFLINE ?= 1
-export TOKENIZERS_PARALLELISM ?= false
-export OMP_WAIT_POLICY ?= PASSIVE
-export GOMP_SPINCOUNT ?= 0
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .PHONY: help demo test test-long check format wheel clean

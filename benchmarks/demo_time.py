@@ -1,6 +1,6 @@
 """How long `triage demo` takes on this machine, step by step.
 
-    python benchmarks/demo_time.py --out /tmp/demo
+python benchmarks/demo_time.py --out /tmp/demo
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Exactly once: 20,000 real bug summaries scored with Ray, the driver killed with -9 halfway, then run again.
 
-    python benchmarks/eclipse_archive_kill.py --run RUN --out /tmp/eclipse [--rows 20000]
+python benchmarks/eclipse_archive_kill.py --run RUN --out /tmp/eclipse [--rows 20000]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Real multi-field tickets: a schema drafted from the data, with dependent enums, then trained and measured.
 
-    python benchmarks/endava_inferred_schema.py --out /tmp/endava [--rows 3000]
+python benchmarks/endava_inferred_schema.py --out /tmp/endava [--rows 3000]
 """
 
 from __future__ import annotations

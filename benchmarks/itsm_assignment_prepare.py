@@ -1,6 +1,6 @@
 """Real raw tickets in three languages with mojibake, duplicates and conflicting labels, through `triage data prepare`.
 
-    python benchmarks/itsm_assignment_prepare.py --out /tmp/itsm
+python benchmarks/itsm_assignment_prepare.py --out /tmp/itsm
 """
 
 from __future__ import annotations

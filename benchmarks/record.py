@@ -15,7 +15,18 @@ from typing import Any
 from triagekit.files.atomic import write_json
 
 RESULTS = Path(__file__).resolve().parent / "results"
-PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "ray", "scikit-learn", "numpy", "pyarrow", "datasketch")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "accelerate",
+    "ray",
+    "scikit-learn",
+    "numpy",
+    "pyarrow",
+    "datasketch",
+)
 
 
 def real_data() -> Path:

@@ -33,6 +33,7 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Exit codes: 0 done, 1 the check it made failed, 2 the user can mend it, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    share_the_machine()
     command = next((word for word in words if not word.startswith("-")), None)
     if command is not None and command not in COMMANDS and words[0] == command:
         match = nearest(command, COMMANDS)
@@ -60,6 +61,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("triage: interrupted; the same command goes on from what is on disk.", file=sys.stderr)
         return INTERRUPTED
+
+
+def share_the_machine() -> None:
+    """Let waiting threads sleep; must come before the numerical libraries are imported.
+
+    With another process on the cores, OpenMP threads that wait by spinning make training several times slower; on an
+    idle machine sleeping costs next to nothing. What the user has set stays.
+    """
+    for name, value in {
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": "0",
+        "KMP_BLOCKTIME": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+    }.items():
+        os.environ.setdefault(name, value)
 
 
 def go_offline() -> None:

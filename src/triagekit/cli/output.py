@@ -12,11 +12,15 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+PIPED_WIDTH = 140
+"""Columns of output that goes to a file or a pipe, where rich would assume 80 and fold the tables."""
+
+
 def console() -> Console:
-    """A console on stdout; plain text when it is not a terminal."""
+    """A console on stdout; plain text, and wide enough for every table, when it is not a terminal."""
     from rich.console import Console
 
-    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+    return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False)
 
 
 def print_json(value: Any) -> None:

@@ -63,7 +63,7 @@ class PairedTest:
             return f"{self.second} is better than {self.first} by {-points:.1f} points [{-high:.1f}, {-low:.1f}]"
         return (
             f"no difference beyond noise between {self.first} and {self.second}: "
-            f"{signed(points)} points [{signed(low)}, {signed(high)}]"
+            f"{signed(points)} points [{signed(low)}, {signed(high)}], corrected p {self.adjusted_p:.2f}"
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -68,15 +68,18 @@ def field_rows(metrics: Mapping[str, Any]) -> Table:
 
 
 def abstention_rows(metrics: Mapping[str, Any]) -> Table:
-    """What is right when only the surest tickets are handled by the model."""
+    """What is right when only the surest tickets are handled by the model; tickets of equal confidence go together."""
+    chosen: dict[float, Mapping[str, Any]] = {}
+    for share in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5):
+        for item in sorted(metrics["abstention"], key=lambda item: abs(item["coverage"] - share))[:1]:
+            chosen[item["threshold"]] = item
     rows = [
         [
             f"{item['coverage']:.0%}",
             f"{item['threshold']:.3f}",
             "–" if item["accuracy"] is None else f"{item['accuracy']:.1%}",
         ]
-        for item in metrics["abstention"]
-        if round(item["coverage"], 2) in {1.0, 0.9, 0.8, 0.7, 0.6, 0.5} or item is metrics["abstention"][0]
+        for item in chosen.values()
     ]
     return ["handled by the model", "confidence at least", "of these all fields right"], rows
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,9 +91,11 @@ class Predictor:
         """
         from triagekit.modeling.adapter_folder import load_adapter
 
-        adapter = load_adapter(
-            adapter_folder(run_or_adapter), base=base, precision=precision, device=device, merge=True, schema=schema
-        )
+        folder = adapter_folder(run_or_adapter)
+        with warnings.catch_warnings():
+            # Of names that transformers will rename one day; nothing that a person who scores tickets could do.
+            warnings.simplefilter("ignore", FutureWarning)
+            adapter = load_adapter(folder, base, precision, device, merge=True, schema=schema)
         return cls(adapter, batch_size, auto_threshold, constrained)
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:

@@ -36,8 +36,8 @@ def steps_per_epoch(settings: TrainSettings, rows: int) -> int:
 
 
 def evaluation_interval(settings: TrainSettings, steps: int) -> int:
-    """Optimizer steps between two validation measurements."""
-    return max(1, round(settings.evaluation.every_share * steps))
+    """Optimizer steps between two validation measurements; rounded up, so that none falls just before the last step."""
+    return max(1, math.ceil(settings.evaluation.every_share * steps - 1e-9))
 
 
 def sft_config(settings: TrainSettings, run: RunFolder, steps: int, evaluate: bool) -> SFTConfig:
