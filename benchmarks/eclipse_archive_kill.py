@@ -14,26 +14,29 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as parquet
+from it_service_tickets import run_figures
 from record import real_data, triage, write_record
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True, help="a finished run; its schema decides what is emitted")
+    parser.add_argument("--run", type=Path, help="a finished run with the eclipse schema (default: train one)")
+    parser.add_argument("--train-rows", type=int, default=4000)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--shard-rows", type=int, default=512)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    import pyarrow.parquet as parquet
-
     options.out.mkdir(parents=True, exist_ok=True)
     archive = options.out / "archive.parquet"
-    table = parquet.read_table(real_data() / "eclipse_bugzilla_437k.parquet").slice(0, options.rows)
-    parquet.write_table(table, archive)
+    table = parquet.read_table(real_data() / "eclipse_bugzilla_437k.parquet")
+    parquet.write_table(table.slice(0, options.rows), archive)
+    run = options.run or train_on(table.slice(options.rows, 2 * options.train_rows), options.train_rows, options.out)
     scores = options.out / "scores"
     words = [
-        *("score", str(archive), "--run", str(options.run), "--out", str(scores), "--mapping", "eclipse"),
+        *("score", str(archive), "--run", str(run), "--out", str(scores), "--mapping", "eclipse"),
         *("--shard-rows", str(options.shard_rows), "--workers", str(options.workers)),
     ]
     shards = -(-options.rows // options.shard_rows)
@@ -69,6 +72,7 @@ def main() -> None:
         "parts": shards,
         "parts_at_kill": done_at_kill,
         "verdicts": dict(verdicts),
+        "run": {key: value for key, value in run_figures(run).items() if key != "trainable"},
         "seconds_until_kill": round(first_seconds),
         "seconds_of_rerun": round(second_seconds),
         "rows_per_second_rerun": round((shards - done_at_kill) * options.shard_rows / second_seconds, 1),
@@ -76,6 +80,19 @@ def main() -> None:
     print(figures)
     assert doubled == 0 and figures["lost"] == 0, "a ticket was lost or doubled"
     print(write_record("eclipse_archive_kill", figures))
+
+
+def train_on(table: pa.Table, rows: int, out: Path) -> Path:
+    """One short LoRA run on `rows` of the reports in `table`."""
+    source, data = out / "train.parquet", out / "data"
+    parquet.write_table(table, source)
+    triage("data", "prepare", "eclipse", "--source", source, "--out", data)
+    triage(
+        *("train", "lora", f"data={data}", f"output={out / 'runs'}", "seed=1", "--name", "lora"),
+        *(f"max_train_rows={rows}", "epochs=1", "evaluation.every_share=0.5"),
+    )
+    triage("evaluate", out / "runs" / "lora", "--split", "test", "--limit", 500)
+    return out / "runs" / "lora"
 
 
 def parts(folder: Path) -> int:

@@ -57,7 +57,7 @@ def write_record(name: str, figures: dict[str, Any]) -> Path:
                 "system": platform.platform(terse=True),
             },
             "versions": {"python": platform.python_version(), **_versions()},
-            "figures": figures,
+            "figures": _without_folders(figures),
         },
     )
     return path
@@ -68,6 +68,15 @@ def triage(*words: object, check: bool = True) -> subprocess.CompletedProcess[st
     shown = [str(word) for word in words]
     print(f"\n$ triage {shlex.join(shown)}", flush=True)
     return subprocess.run([sys.executable, "-m", "triagekit.cli.main", *shown], check=check, text=True)
+
+
+def _without_folders(value: Any) -> Any:
+    """Files of the real data by their names only."""
+    if isinstance(value, dict):
+        return {key: _without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(inner) for inner in value]
+    return Path(value).name if isinstance(value, str) and value.startswith("/") else value
 
 
 def _versions() -> dict[str, str]:

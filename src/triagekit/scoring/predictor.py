@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,13 +88,13 @@ class Predictor:
         Raises TriageError for a folder without an adapter, and where base, schema or template are not those it was
         trained with.
         """
+        from triagekit.modeling.quiet import quiet_libraries
+
+        quiet_libraries()
         from triagekit.modeling.adapter_folder import load_adapter
 
         folder = adapter_folder(run_or_adapter)
-        with warnings.catch_warnings():
-            # Of names that transformers will rename one day; nothing that a person who scores tickets could do.
-            warnings.simplefilter("ignore", FutureWarning)
-            adapter = load_adapter(folder, base, precision, device, merge=True, schema=schema)
+        adapter = load_adapter(folder, base, precision, device, merge=True, schema=schema)
         return cls(adapter, batch_size, auto_threshold, constrained)
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:

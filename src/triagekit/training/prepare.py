@@ -57,7 +57,7 @@ def prepare_run(
     from triagekit.modeling.template import PromptTemplate
     from triagekit.training import examples
     from triagekit.training.label_choices import class_weights
-    from triagekit.training.quiet import quiet_bars
+    from triagekit.modeling.quiet import quiet_bars
 
     quiet_bars()
     tokenizer = load_tokenizer(settings.base)

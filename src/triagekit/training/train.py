@@ -69,7 +69,7 @@ def _check(settings: TrainSettings, dataset: ProcessedDataset) -> None:
 def _run(
     settings: TrainSettings, folder: RunFolder, dataset: ProcessedDataset, progress: Progress, notes: Notes
 ) -> None:
-    from triagekit.training.quiet import quiet_libraries
+    from triagekit.modeling.quiet import quiet_libraries
 
     quiet_libraries()
     from triagekit.training import environment
