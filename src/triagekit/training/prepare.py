@@ -53,11 +53,11 @@ def prepare_run(
 
     from triagekit.modeling.adapters import attach_adapter, output_token_ids
     from triagekit.modeling.base import base_fingerprint, load_base, load_tokenizer
+    from triagekit.modeling.quiet import quiet_bars
     from triagekit.modeling.segments import SegmentTokenizer
     from triagekit.modeling.template import PromptTemplate
     from triagekit.training import examples
     from triagekit.training.label_choices import class_weights
-    from triagekit.modeling.quiet import quiet_bars
 
     quiet_bars()
     tokenizer = load_tokenizer(settings.base)
