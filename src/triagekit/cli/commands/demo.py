@@ -12,7 +12,7 @@ from pathlib import Path
 from triagekit.errors import TriageError
 
 METHODS = ("lora", "hybrid")
-ROWS = 1000
+ROWS = 800
 # Short enough for five minutes on two CPU cores, and the same for every run; the presets themselves train longer.
 BUDGET = ("epochs=1", "evaluation.every_share=0.5")
 
@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Example: triage demo --out demo"
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything it makes (default: demo)")
     parser.add_argument("--rows", type=int, default=ROWS, help=f"labelled tickets to generate (default: {ROWS})")
-    parser.add_argument("--archive-rows", type=int, default=1000, help="tickets in the scored archive (default: 1000)")
+    parser.add_argument("--archive-rows", type=int, default=600, help="tickets in the scored archive (default: 600)")
     parser.add_argument("--seeds", type=int, default=2, help="seeds per method (default: 2)")
     parser.set_defaults(run=run)
 
@@ -58,9 +58,9 @@ def steps(out: Path, rows: int, archive_rows: int, seeds: int) -> list[list[str]
             ["train", method, f"data={data}", f"output={out / 'runs'}", f"seed={seed}", *BUDGET, "--name", folder.name]
             for (method, seed), folder in runs.items()
         ),
-        ["evaluate", *everything, "--split", "test"],
+        ["evaluate", *everything, "--split", "test", "--free-sample", "40"],
         ["data", "generate", "--rows", str(archive_rows), "--seed", "2", "--out", str(archive)],
-        ["score", str(archive), "--run", everything[-1], "--out", str(out / "scores")],
+        ["score", str(archive), "--run", everything[-1], "--out", str(out / "scores"), "--shard-rows", "150"],
         ["compare", *everything, "--out", str(out / "report.html")],
     ]
 
