@@ -163,6 +163,7 @@ def test_a_model_with_another_kind_of_attention_is_refused(byte_tokenizer: Any) 
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_equal_to_the_reference_on_a_thousand_tickets(tiny_model_folder: Path, byte_tokenizer: Any, name: str) -> None:
     segments = segments_for(byte_tokenizer, SCHEMAS[name])

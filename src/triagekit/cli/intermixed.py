@@ -14,7 +14,7 @@ class IntermixedParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """As argparse's, with options and words in any order."""
-        if self._inside:
+        if self._inside or self._subparsers is not None:  # a parser of sub-commands leaves the words to them
             return super().parse_known_args(args, namespace)
         self._inside = True
         try:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from triagekit import __version__
+from triagekit.cli.intermixed import IntermixedParser
 from triagekit.errors import TriageError, nearest
 
 # name → (module below triagekit.cli.commands, one line of help). The order is the order of the work.
@@ -93,7 +94,7 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"triagekit {__version__}")
     parser.set_defaults(offline=False)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", parser_class=IntermixedParser)
     for name, (module_name, summary) in COMMANDS.items():
         own = commands.add_parser(
             name, help=summary, description=summary, formatter_class=argparse.RawDescriptionHelpFormatter
