@@ -14,8 +14,6 @@ from triagekit.modeling.forward import hidden_states, project_to_logits
 from triagekit.modeling.merge import merge_adapter
 from triagekit.modeling.quantization import QuantizationSettings, quantization_of
 
-pytest.importorskip("bitsandbytes")
-
 
 def logits(model, ids):
     with torch.no_grad():

@@ -203,7 +203,6 @@ def test_class_weights_and_balanced_sampling_train(settings_for):
 
 
 def test_a_quantised_base_trains_and_goes_on_exactly(settings_for):
-    pytest.importorskip("bitsandbytes")
     changes = {"quantization": {"bits": 4}, "checkpoints": {"every_steps": 2, "keep": 2}}
     whole = train(settings_for(name="whole", **changes))
     settings = settings_for(**changes)
