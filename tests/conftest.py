@@ -37,6 +37,16 @@ CORPUS = [
 ]
 
 
+LONG_TEST_SECONDS = 1800
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Kill and scale checks take minutes even on a quiet machine; give them room on a busy one."""
+    for item in items:
+        if item.get_closest_marker("long") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(LONG_TEST_SECONDS))
+
+
 @pytest.fixture(scope="session")
 def checkout() -> Path:
     """Top of the checkout."""
