@@ -227,6 +227,7 @@ def test_a_killed_driver_costs_no_row(adapter: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_ten_killed_drivers_leave_the_same_rows(adapter: Path, tmp_path: Path) -> None:
     ids = write_archive(tmp_path / "tickets.csv", 640)
     whole = tmp_path / "whole"
