@@ -68,7 +68,6 @@ def _print_line(text: str, prediction: Prediction) -> None:
 
 
 def _print(text: str, prediction: Prediction) -> None:
-    from rich.markup import escape
 
     from triagekit.cli.output import print_table
 
@@ -79,7 +78,7 @@ def _print(text: str, prediction: Prediction) -> None:
         for name, value in (prediction.record or {}).items()
     ]
     rows += [(problem.field or "ticket", problem.message, "") for problem in prediction.problems]
-    print_table(escape(title), ["field", "value", "confidence"], rows)
+    print_table(title, ["field", "value", "confidence"], rows)
 
 
 def _shown(value: object) -> str:
