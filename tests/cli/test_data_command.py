@@ -8,29 +8,11 @@ from triagekit.cli.main import main
 from triagekit.data.rows import read_rows
 
 SCHEMA = "name: desk\nfields:\n  - {name: category, kind: enum, values: [Hardware, Network]}\n"
-WORDS = [
-    "printer",
-    "laptop",
-    "screen",
-    "vpn",
-    "wifi",
-    "badge",
-    "mail",
-    "login",
-    "folder",
-    "dock",
-    "cable",
-    "phone",
-    "server",
-    "update",
-    "driver",
-    "token",
-]
 
 
 def tickets(count):
     for n in range(count):
-        words = " ".join(WORDS[(n * k + k) % len(WORDS)] + str(n * k) for k in (1, 3, 5, 7, 11, 13))
+        words = " ".join(f"part{(n * k + k) % 17}number{n * k}" for k in (1, 3, 5, 7, 11, 13))
         yield {"id": f"T{n}", "text": f"Ticket about {words}", "category": ("Hardware", "Network")[n % 2]}
 
 

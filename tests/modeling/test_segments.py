@@ -7,9 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from triagekit.errors import TriageError
+from triagekit.modeling.record_pieces import record_reserve, skeleton_texts
 from triagekit.modeling.segments import SegmentTokenizer
 from triagekit.modeling.template import PromptSettings, PromptTemplate
-from triagekit.schema import allowed_values, canonical_json, normalise_text
+from triagekit.schema import (
+    DependentEnumField,
+    EnumField,
+    Schema,
+    allowed_values,
+    canonical_json,
+    normalise_text,
+    record_segments,
+)
 
 
 def answer_of(segments, example):
@@ -201,3 +210,27 @@ def test_a_tokenizer_that_loses_text_is_refused(schema):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>", unk_token="<unk>")
     with pytest.raises(TriageError, match="cannot write a record in pieces"):
         SegmentTokenizer(tokenizer, PromptTemplate(tokenizer, schema, PromptSettings()))
+
+
+def test_every_skeleton_is_known_where_no_record_can_fill_every_field():
+    schema = Schema(
+        name="branches",
+        title="Branches",
+        description="Two optional children that never stand together, and a parent value that has neither.",
+        fields=(
+            EnumField("kind", ("none", "fault", "wish")),
+            DependentEnumField("cause", "kind", {"none": (), "fault": ("wear",), "wish": ()}, nullable=True),
+            DependentEnumField("detail", "cause", {"wear": ("belt", "fan")}, nullable=True),
+            DependentEnumField("want", "kind", {"none": (), "fault": (), "wish": ("part",)}, nullable=True),
+        ),
+        instructions=("Sort it.",),
+    )
+    records = [
+        {"kind": "none", "cause": None, "detail": None, "want": None},
+        {"kind": "fault", "cause": "wear", "detail": "fan", "want": None},
+        {"kind": "wish", "cause": None, "detail": None, "want": "part"},
+    ]
+    possible = {part.text for record in records for part in record_segments(schema, record) if part.kind == "skeleton"}
+    assert possible == set(skeleton_texts(schema))
+    longest = max(sum(len(part.text) for part in record_segments(schema, record)) for record in records)
+    assert record_reserve(schema, lambda text: tuple(range(len(text)))) >= longest

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from triagekit.schema import (
+    DependentEnumField,
     Field,
     Schema,
     TagsField,
@@ -15,6 +16,7 @@ from triagekit.schema import (
     allowed_values,
     record_segments,
 )
+from triagekit.schema.fields import is_nullable
 
 if TYPE_CHECKING:
     from triagekit.modeling.segments import SegmentTokenizer
@@ -26,33 +28,54 @@ CHARACTERS_PER_TOKEN = 3
 
 
 def sample_records(schema: Schema) -> list[dict[str, Any]]:
-    """Two valid records that between them show every skeleton: nothing null, and everything null that may be."""
-    records: list[dict[str, Any]] = []
-    for leave_out in (False, True):
-        record: dict[str, Any] = {}
-        for field in schema.fields:
-            if leave_out and getattr(field, "nullable", False):
-                record[field.name] = None
-            elif isinstance(field, TextField):
-                record[field.name] = "a"
-            elif isinstance(field, TagsField):
-                record[field.name] = [] if leave_out else list(field.values[:1])
-            else:
-                values = allowed_values(schema, field.name, record)
-                record[field.name] = values[0] if values else None
-        records.append(record)
-    return records
+    """Valid records that between them show every skeleton: each field filled in one of them, and all null in the last.
+
+    No single record need be able to fill every field: two optional fields may ask for different values of one parent.
+    """
+    filled = [_record(schema, _values_towards(schema, field)) for field in schema.fields]
+    return [*filled, _record(schema, {}, leave_out=True)]
+
+
+def _record(schema: Schema, wanted: Mapping[str, str], leave_out: bool = False) -> dict[str, Any]:
+    record: dict[str, Any] = {}
+    for field in schema.fields:
+        if leave_out and is_nullable(field):
+            record[field.name] = None
+        elif isinstance(field, TextField):
+            record[field.name] = "a"
+        elif isinstance(field, TagsField):
+            record[field.name] = [] if leave_out else list(field.values[:1])
+        else:
+            values = allowed_values(schema, field.name, record)
+            record[field.name] = wanted.get(field.name, values[0] if values else None)
+    return record
+
+
+def _values_towards(schema: Schema, field: Field) -> dict[str, str]:
+    """Values of the fields that `field` depends on, and of itself, with which it is not null."""
+    wanted: dict[str, str] = {}
+    while isinstance(field, DependentEnumField):
+        value = wanted.setdefault(field.name, field.values[0])
+        parent = field.parents_of[value][0]
+        wanted[field.parent] = parent
+        field = schema.field(field.parent)
+    return wanted
+
+
+def _skeletons(schema: Schema) -> list[list[str]]:
+    """For each sample record its skeleton texts: one before each field, and the closing one."""
+    records = sample_records(schema)
+    return [[part.text for part in record_segments(schema, record) if part.kind == "skeleton"] for record in records]
 
 
 def skeleton_texts(schema: Schema) -> list[str]:
     """Every skeleton text that a record of this schema can contain, first-seen order."""
-    segments = [segment for record in sample_records(schema) for segment in record_segments(schema, record)]
-    return list(dict.fromkeys(segment.text for segment in segments if segment.kind == "skeleton"))
+    return list(dict.fromkeys(text for record in _skeletons(schema) for text in record))
 
 
 def value_texts(field: Field) -> list[str]:
     """Every value-segment text of a field with fixed values, JSON-escaped as in the record; for text fields none."""
-    texts = ["null", '"'] if getattr(field, "nullable", False) else []
+    texts = ["null", '"'] if is_nullable(field) else []
     if isinstance(field, TextField):
         return texts
     if isinstance(field, TagsField):
@@ -62,12 +85,9 @@ def value_texts(field: Field) -> list[str]:
 
 def record_reserve(schema: Schema, encode: Encode) -> int:
     """Tokens of the longest record: exact for skeletons and fixed values, max_length / 3 for text fields."""
-    total = 0
-    for segment in record_segments(schema, sample_records(schema)[0]):
-        if segment.kind == "skeleton":
-            total += len(encode(segment.text))
+    total = sum(max(len(encode(text)) for text in slot) for slot in zip(*_skeletons(schema), strict=True))
     for field in schema.fields:
-        if getattr(field, "nullable", False):
+        if is_nullable(field):
             total += max(len(encode("null")), len(encode('"')))
         if isinstance(field, TextField):
             total += math.ceil(field.max_length / CHARACTERS_PER_TOKEN)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from triagekit.cli.actions import add_action
 from triagekit.cli.intermixed import IntermixedParser
 from triagekit.cli.output import RichProgress, print_json, print_table
 from triagekit.errors import TriageError
@@ -24,19 +25,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_generate(actions)
 
 
-def _add(actions: Any, name: str, summary: str, example: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = actions.add_parser(
-        name,
-        help=summary,
-        description=summary,
-        epilog=f"Example: {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    return parser
-
-
 def _configure_prepare(actions: Any) -> None:
-    parser = _add(
+    parser = add_action(
         actions,
         "prepare",
         "from an export to train, val and test without leaks",
@@ -56,7 +46,7 @@ def _configure_prepare(actions: Any) -> None:
 
 
 def _configure_inspect(actions: Any) -> None:
-    parser = _add(
+    parser = add_action(
         actions,
         "inspect",
         "label tables, token lengths, truncation, rendered examples",
@@ -72,7 +62,7 @@ def _configure_inspect(actions: Any) -> None:
 
 
 def _configure_verify(actions: Any) -> None:
-    parser = _add(
+    parser = add_action(
         actions,
         "verify",
         "check fingerprints, labels and leaks; exit code 1 and the reasons where something is wrong",
@@ -84,7 +74,7 @@ def _configure_verify(actions: Any) -> None:
 
 
 def _configure_generate(actions: Any) -> None:
-    parser = _add(
+    parser = add_action(
         actions,
         "generate",
         "made-up IT tickets with labels, the same for the same seed",

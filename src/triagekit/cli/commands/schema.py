@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from triagekit.cli.actions import add_action
 from triagekit.cli.output import print_json, print_table
 from triagekit.errors import TriageError
 
@@ -21,23 +22,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Example: triage schema show it_tickets > mine.yaml && triage schema check mine.yaml"
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    show = _add(
+    show = add_action(
         commands, "show", "print the YAML of a schema as it stands", "triage schema show it_tickets > mine.yaml"
     )
     _add_name(show)
     show.add_argument("--json", action="store_true", help="the schema as read, defaults filled in, as JSON")
     show.set_defaults(run=run_show)
 
-    check = _add(commands, "check", "read a schema; every mistake with its line", "triage schema check mine.yaml")
+    check = add_action(commands, "check", "read a schema; every mistake with its line", "triage schema check mine.yaml")
     _add_name(check)
     check.add_argument("--json", action="store_true", help="the summary as JSON")
     check.set_defaults(run=run_check)
 
-    own = _add(commands, "json-schema", "print JSON Schema 2020-12", "triage schema json-schema it_tickets > it.json")
+    own = add_action(
+        commands, "json-schema", "print JSON Schema 2020-12", "triage schema json-schema it_tickets > it.json"
+    )
     _add_name(own)
     own.set_defaults(run=run_json_schema)
 
-    prompt = _add(commands, "prompt", "print what the model is told", "triage schema prompt it_tickets")
+    prompt = add_action(commands, "prompt", "print what the model is told", "triage schema prompt it_tickets")
     _add_name(prompt)
     prompt.add_argument(
         "--strategy",
@@ -47,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     prompt.set_defaults(run=run_prompt)
 
-    infer = _add(
+    infer = add_action(
         commands,
         "infer",
         "draft a schema from labelled data",
@@ -150,17 +153,6 @@ def run_infer(options: argparse.Namespace) -> int:
     for reason, count in rejected.items():
         print(f"triage: {count:,} rows left out: {reason}", file=sys.stderr)
     return 0
-
-
-def _add(commands: Any, name: str, summary: str, example: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=summary,
-        description=summary,
-        epilog=f"Example: {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    return parser
 
 
 def _add_name(parser: argparse.ArgumentParser) -> None:
