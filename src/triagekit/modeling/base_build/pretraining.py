@@ -63,7 +63,7 @@ def pretrain(
     work: Path,
     progress: Progress | None = None,
 ) -> tuple[Qwen2ForCausalLM, dict[str, Any]]:
-    """Train and return the model with its history: {"curve": [...], "evaluations": [...], "seconds", "tokens"}.
+    """Train and return the model with its history: {"curve": [...], "evaluations": [...], "seconds", "tokens", …}.
 
     `work` keeps the checkpoint; the same call after a kill goes on from it.
     """
@@ -95,11 +95,10 @@ def _pretrain(
         name: [pack([group], 0.0) for group in stream.unseen(settings.evaluation_groups, taxonomies_too)]
         for name, taxonomies_too in (("unseen_taxonomies", True), ("known_taxonomies", False))
     }
-    history: dict[str, Any] = {"curve": [], "evaluations": [], "seconds": 0.0, "tokens": 0}
+    history: dict[str, Any] = {"curve": [], "evaluations": [], "window": [], "seconds": 0.0, "tokens": 0}
     start = _resume(model, optimizer, settings, work, history)
     progress.start("pre-training", schedule.steps - start, "steps")
     began = time.monotonic() - history["seconds"]
-    losses: list[float] = []
     model.train()
     for step in range(start, schedule.steps):
         for group in optimizer.param_groups:
@@ -111,15 +110,15 @@ def _pretrain(
         torch.nn.utils.clip_grad_norm_(model.parameters(), schedule.max_gradient_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        losses.append(float(record_loss))
+        history["window"].append(float(record_loss))
         history["tokens"] += int((batch.weights > 0).sum())
         history["seconds"] = time.monotonic() - began
         done = step + 1
-        progress.advance(record_loss=losses[-1])
+        progress.advance(record_loss=history["window"][-1])
         if done % schedule.log_every == 0 or done == schedule.steps:
-            mean = sum(losses) / len(losses)
+            mean = sum(history["window"]) / len(history["window"])
             history["curve"].append({"step": done, "record_loss": round(mean, 4), "seconds": round(history["seconds"])})
-            losses = []
+            history["window"] = []
         if done % schedule.evaluate_every == 0 or done == schedule.steps:
             measured = {name: evaluate(model, batches) for name, batches in unseen.items()}
             history["evaluations"].append({"step": done, **measured})
