@@ -1,0 +1,1 @@
+"""From settings and devices to running processes: plan, probe, start, rendezvous."""

@@ -1,0 +1,72 @@
+"""The estimate of activations and logits against what PyTorch's allocator hands out in a real step."""
+
+from __future__ import annotations
+
+import pytest
+from allocator import peak_of_a_step, random_model
+
+from triagekit.hardware.ladder import Rung
+from triagekit.hardware.memory import TrainingLoad, estimate_memory, trained_parameters
+from triagekit.hardware.model_shape import shape_of_config
+from triagekit.modeling.settings import AdapterSettings
+
+ROWS, LENGTH, TRAINED = 2, 160, 16
+CPU = Rung(name="here", count=0, memory_gb=1, precision="fp32")
+
+# (name, family, float32?, adapter settings, gradient checkpointing, changes to the model)
+CASES = [
+    ("lora", "qwen2", False, {}, False, {}),
+    ("lora fp32", "qwen2", True, {}, False, {}),
+    ("lora deep", "qwen2", False, {}, False, {"num_hidden_layers": 7}),
+    ("two targets", "qwen2", False, {"targets": ["q_proj", "v_proj"]}, False, {}),
+    ("two targets fp32", "qwen2", True, {"targets": ["q_proj", "v_proj"]}, False, {}),
+    ("checkpointing", "qwen2", False, {}, True, {}),
+    ("checkpointing fp32", "qwen2", True, {}, True, {"num_hidden_layers": 7}),
+    ("hybrid", "qwen2", False, {"method": "hybrid"}, False, {}),
+    ("hybrid fp32", "qwen2", True, {"method": "hybrid"}, False, {}),
+    ("hybrid output tokens", "qwen2", False, {"method": "hybrid", "head": "output_tokens"}, False, {}),
+    ("full", "qwen2", False, {"method": "full"}, False, {}),
+    ("full fp32", "qwen2", True, {"method": "full"}, False, {}),
+    ("dora", "qwen2", False, {"dora": True}, False, {}),
+    ("dora fp32", "qwen2", True, {"dora": True}, False, {}),
+    ("dropout", "qwen2", False, {"dropout": 0.1}, False, {}),
+    ("dropout fp32", "qwen2", True, {"dropout": 0.1}, False, {}),
+    ("large vocabulary", "qwen2", False, {}, False, {"vocab_size": 30000, "num_hidden_layers": 2}),
+    ("hybrid, large vocabulary", "qwen2", False, {"method": "hybrid"}, False, {"vocab_size": 30000}),
+    ("llama", "llama", False, {}, False, {"tie_word_embeddings": False}),
+    ("qwen3", "qwen3", False, {}, False, {}),
+    ("gemma", "gemma", False, {}, False, {}),
+    ("gemma3", "gemma3_text", False, {}, False, {"attn_implementation": "sdpa"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("family", "float32", "adapter", "checkpointing", "changes"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
+)
+def test_a_step_takes_what_the_estimate_says(family, float32, adapter, checkpointing, changes):
+    import torch
+
+    model = random_model(family, torch.float32 if float32 else torch.bfloat16, **changes)
+    settings = AdapterSettings.model_validate(adapter)
+    shape = shape_of_config("tiny", model.config.to_dict())
+    load = TrainingLoad(
+        method=settings.method,
+        targets=None if settings.targets == "all-linear" else tuple(settings.targets),
+        dora=settings.dora,
+        dropout=settings.dropout,
+        head=settings.head,
+        output_tokens=100,
+        precision="fp32" if float32 else "bf16",
+        micro=ROWS,
+        eval_rows=1,
+        length=LENGTH,
+        trained_tokens=TRAINED,
+        gradient_checkpointing=checkpointing,
+    )
+    measured, trainable = peak_of_a_step(
+        model, settings, rows=ROWS, length=LENGTH, trained=TRAINED, mixed=not float32, checkpointing=checkpointing
+    )
+    assert trained_parameters(shape, load) == trainable
+    estimate = estimate_memory(shape, load, CPU)
+    print(measured, estimate.activations + estimate.logits, (estimate.activations + estimate.logits) / measured)
+    assert estimate.activations + estimate.logits == pytest.approx(measured, rel=0.1)
