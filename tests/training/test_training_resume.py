@@ -189,7 +189,7 @@ def test_a_signal_ends_the_command_with_a_checkpoint_and_the_same_command_goes_o
     assert process.returncode == code, said
     assert "checkpoint written" in said and "same command" in said
     assert "Traceback" not in said and "Warning" not in said
-    assert run.status == "stopped" and all_checkpoints(run.checkpoints)
+    assert run.status == ("preempted" if number == signal.SIGTERM else "stopped") and all_checkpoints(run.checkpoints)
     if number == signal.SIGTERM:
         done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
         assert done.returncode == 0, done.stderr

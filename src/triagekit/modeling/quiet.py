@@ -20,9 +20,15 @@ def quiet_libraries() -> None:
     os.environ.setdefault("BITSANDBYTES_NOWELCOME", "1")
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
+    # DeepSpeed sets its level when peft imports it, and says on standard output that there is no GPU.
+    logging.getLogger("DeepSpeed").addFilter(_is_error)
     for category in (FutureWarning, DeprecationWarning, UserWarning):
         for module in ("trl", "transformers", "peft", "accelerate", "datasets", "torch", "bitsandbytes"):
             warnings.filterwarnings("ignore", category=category, module=rf"{module}(\..*)?")
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def quiet_bars() -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from triagekit.errors import TriageError
+from triagekit.errors import Problem, ProblemsError, TriageError
 from triagekit.modeling.precision import precision_name, resolve_precision
+from triagekit.training.ranks import Ranks
 from triagekit.training.run_folder import RunFolder
+from triagekit.training.rungs import accumulation
 from triagekit.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -40,26 +42,29 @@ def evaluation_interval(settings: TrainSettings, steps: int) -> int:
     return max(1, math.ceil(settings.evaluation.every_share * steps - 1e-9))
 
 
-def sft_config(settings: TrainSettings, run: RunFolder, steps: int, evaluate: bool) -> SFTConfig:
-    """TRL's configuration for this run.
+def sft_config(settings: TrainSettings, run: RunFolder, steps: int, evaluate: bool, ranks: Ranks) -> SFTConfig:
+    """TRL's configuration for this run, in one process of `ranks`.
 
     Progress bars, reports, checkpoint rotation and the choice of the best checkpoint are this room's own, so the
     libraries' are off. `max_steps` is always given: it fixes the schedule whatever the data loader's length.
     """
     from trl.trainer.sft_config import SFTConfig
 
+    from triagekit.training.zero import deepspeed_config
+
     interval = evaluation_interval(settings, steps)
     optimizer = settings.optimizer
     dtype = precision_name(resolve_precision(settings.precision))
     if dtype == "fp16" and _on_cpu():
         raise TriageError("precision: fp16 needs a GPU (its loss scaling runs there only). Set precision: auto.")
+    check_sharding(settings, dtype, ranks)
     options: dict[str, Any] = {
         "output_dir": str(run.checkpoints),
         "max_steps": steps,
         "num_train_epochs": settings.epochs,
         "per_device_train_batch_size": settings.batch.micro,
         "per_device_eval_batch_size": settings.batch.eval,
-        "gradient_accumulation_steps": settings.batch.accumulation,
+        "gradient_accumulation_steps": accumulation(settings, ranks.size),
         "learning_rate": optimizer.learning_rate,
         "weight_decay": optimizer.weight_decay,
         "adam_beta1": optimizer.betas[0],
@@ -71,7 +76,12 @@ def sft_config(settings: TrainSettings, run: RunFolder, steps: int, evaluate: bo
         "optim": OPTIMIZERS[optimizer.name],
         "seed": settings.seed,
         "fp16": dtype == "fp16",
-        "bf16": dtype == "bf16",
+        # DeepSpeed's own bf16 rounds the trained weights too; under it the trainer computes in bfloat16 by itself.
+        "bf16": dtype == "bf16" and not ranks.deepspeed,
+        "deepspeed": deepspeed_config(ranks) if ranks.deepspeed else None,
+        "ddp_find_unused_parameters": False,
+        # A broadcast in every forward, also in those of an evaluation whose batches don't divide evenly.
+        "ddp_broadcast_buffers": False,
         "gradient_checkpointing": settings.gradient_checkpointing,
         "eval_strategy": "steps" if evaluate else "no",
         "eval_steps": interval if evaluate else None,
@@ -94,6 +104,24 @@ def sft_config(settings: TrainSettings, run: RunFolder, steps: int, evaluate: bo
         "use_cpu": _on_cpu(),
     }
     return SFTConfig(**options)
+
+
+def check_sharding(settings: TrainSettings, dtype: str, ranks: Ranks) -> None:
+    """Refuse what would train something else under DeepSpeed. Raises ProblemsError with every such setting."""
+    from triagekit.training.zero import SHARDED_OPTIMIZERS
+
+    if not ranks.deepspeed:
+        return
+    problems = []
+    if dtype == "fp16":
+        problems.append(Problem("precision", "fp16 is not done under DeepSpeed.", "Take DDP, or bf16 where there is."))
+    if settings.optimizer.name not in SHARDED_OPTIMIZERS:
+        text = f"'{settings.optimizer.name}' looks at whole weights, DeepSpeed gives it shards."
+        problems.append(Problem("optimizer.name", text, "Take adamw, or DDP."))
+    if ranks.sharding == "zero3" and settings.quantization is not None:
+        problems.append(Problem("quantization", "quantised weights are not sharded by ZeRO-3.", "Take DDP or ZeRO-2."))
+    if problems:
+        raise ProblemsError(f"These settings do not go with {ranks.sharding}:", problems)
 
 
 def _on_cpu() -> bool:

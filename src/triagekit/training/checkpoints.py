@@ -6,14 +6,18 @@ Here a folder without its marker, or with a file that no longer matches it, is n
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from triagekit.errors import TriageError
 from triagekit.files.atomic import atomic_folder, fsync_tree, write_json
 from triagekit.files.fingerprint import sha256_file
+from triagekit.training.disk import disk_advice
+from triagekit.training.process_group import ProcessGroup
 
 MARKER = "COMPLETE"
 _NAME = re.compile(r"checkpoint-(\d+)$")
@@ -32,16 +36,32 @@ def checkpoint_step(folder: Path) -> int:
     return int(match.group(1))
 
 
-def write_checkpoint(root: Path, step: int, write: Callable[[Path], None]) -> Path:
-    """Let `write` fill a folder, then complete it: files on disk → checksums marker → renamed into place."""
+def write_checkpoint(root: Path, step: int, write: Callable[[Path], None], group: ProcessGroup | None = None) -> Path:
+    """Let `write` fill a folder, then complete it: files on disk → checksums marker → renamed into place.
+
+    With a `group` every process calls this and writes its own files into the one folder; the first process completes
+    it. `write` must not talk to the other processes. An error in one process is raised in all, with nothing left
+    behind. Raises TriageError when the file system is full or a process does not see the folder.
+    """
+    group = group or ProcessGroup()
     target = checkpoint_path(root, step)
-    with atomic_folder(target) as folder:
-        write(folder)
-        fsync_tree(folder)
-        sums = {
-            str(path.relative_to(folder)): sha256_file(path) for path in sorted(folder.rglob("*")) if path.is_file()
-        }
-        write_json(folder / MARKER, {"step": step, "files": sums})
+    with contextlib.ExitStack() as opened:
+        name = ""
+        with group.together(), disk_advice(root):
+            if group.main:
+                name = opened.enter_context(atomic_folder(target)).name
+        folder = root / group.text_of(0, name)
+        with group.together(), disk_advice(root):
+            if not folder.is_dir():
+                raise TriageError(f"{folder} is not there: all nodes of a run must see the same `output` folder.")
+            write(folder)
+        with group.together(), disk_advice(root):
+            if group.main:
+                fsync_tree(folder)
+                files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+                sums = {str(path.relative_to(folder)): sha256_file(path) for path in files}
+                write_json(folder / MARKER, {"step": step, "files": sums})
+                opened.close()
     return target
 
 

@@ -19,6 +19,7 @@ LIBRARIES = (
     "accelerate",
     "datasets",
     "bitsandbytes",
+    "deepspeed",
     "safetensors",
     "tokenizers",
 )

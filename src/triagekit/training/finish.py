@@ -13,14 +13,27 @@ from triagekit.training.prepare import PreparedRun
 def finish_run(run: PreparedRun) -> None:
     """Save the adapter from the best checkpoint's weights (the last ones without a validation split), then the summary.
 
-    A kill in here costs nothing: the next start finds the last checkpoint and comes here again.
+    The processes leave each other first; the first one saves alone, however long that takes. A kill in here costs
+    nothing: the next start finds the last checkpoint and comes here again.
     """
     trainer = run.trainer
-    memory = environment.peak_memory()
+    group = trainer.group
+    memory = int(group.reduce([environment.peak_memory()], "max")[0])
+    counters = trainer.measured.totals()
     best = trainer.best_checkpoint()
+    last = checkpoint_state.trained_weights(trainer) if best is None else {}
+    if trainer.is_sharded:
+        # The cards' memory, for the whole model below; needs all processes.
+        trainer.accelerator.free_memory()
+    main = group.main
+    group.close()
+    if not main:
+        return
+    model = trainer.plain_model() if not trainer.is_sharded else unsharded_model(run)
     if best is not None:
-        checkpoint_state.load_weights(trainer.network, best)
-    model = trainer.plain_model()
+        checkpoint_state.load_weights(model, best)
+    elif trainer.is_sharded:
+        checkpoint_state.put_weights(model, last)
     model.eval()
     save_adapter(
         model,
@@ -32,17 +45,39 @@ def finish_run(run: PreparedRun) -> None:
         run.dataset.fingerprint,
         run.sample_texts,
     )
-    run.folder.write_summary(summary(run, memory))
+    run.folder.write_summary(summary(run, memory, counters))
 
 
-def summary(run: PreparedRun, peak_memory_bytes: int) -> dict[str, Any]:
-    """The figures of a finished run."""
+def unsharded_model(run: PreparedRun) -> Any:
+    """A whole model of the same kind, since this process holds only its share of the one that was trained.
+
+    It stands on the CPU: whoever shards the weights of a base has cards that are too small for it.
+    """
+    import transformers
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    from triagekit.modeling.adapters import attach_adapter, output_token_ids
+    from triagekit.modeling.base import load_base
+    from triagekit.modeling.precision import precision_name, resolve_precision
+
+    settings = run.settings
+    # Or transformers would shard this one too.
+    unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
+    transformers.set_seed(settings.seed)
+    model = load_base(settings.base, precision_name(resolve_precision(settings.precision)), None, "cpu")
+    wants_tokens = settings.adapter.method == "hybrid" and settings.adapter.head == "output_tokens"
+    model, _ = attach_adapter(model, settings.adapter, output_token_ids(run.segments) if wants_tokens else None)
+    return model
+
+
+def summary(run: PreparedRun, peak_memory_bytes: int, counters: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a finished run; `counters` and the memory of the fullest process are over all of them."""
     trainer, plan = run.trainer, run.plan
     history = trainer.state.log_history
     metric = run.settings.evaluation.best_metric
     best = next((entry for entry in history if entry["step"] == trainer.state.best_global_step), None)
     lines = [line for line in run.folder.metric_lines() if line["split"] == "train"]
-    seconds = trainer.seconds()
+    seconds, rows_seen = counters["seconds"], counters["rows_seen"]
     copied = (
         "name",
         "method",
@@ -58,6 +93,10 @@ def summary(run: PreparedRun, peak_memory_bytes: int) -> dict[str, Any]:
         "total",
         "share",
         "conditions_fingerprint",
+        "rung",
+        "passed_over",
+        "world",
+        "sharding",
     )
     return {
         **{name: plan[name] for name in copied},
@@ -67,7 +106,7 @@ def summary(run: PreparedRun, peak_memory_bytes: int) -> dict[str, Any]:
         "steps": trainer.state.global_step,
         "steps_planned": plan["steps"],
         "stopped_early": trainer.stopped_early,
-        "epochs": round(trainer.rows_seen / plan["train"]["rows"], 4),
+        "epochs": round(rows_seen / plan["train"]["rows"], 4),
         "train_rows": plan["train"]["rows"],
         "best": best and {"step": best["step"], "metric": f"val_{metric}", "value": best[f"eval_{metric}"]},
         "train_loss_last": lines[-1]["loss"] if lines else None,
@@ -76,9 +115,9 @@ def summary(run: PreparedRun, peak_memory_bytes: int) -> dict[str, Any]:
         # Of the training loop, its validation and checkpoints included; sessions before a kill too, up to their last
         # checkpoint.
         "seconds": round(seconds, 3),
-        "rows_per_second": round(trainer.rows_seen / seconds, 3) if seconds else None,
+        "rows_per_second": round(rows_seen / seconds, 3) if seconds else None,
         "peak_memory_bytes": peak_memory_bytes,
-        "trained_tokens": trainer.trained_tokens,
+        "trained_tokens": counters["trained_tokens"],
         "tickets_cut": plan["train"]["tickets_cut"],
         "adapter_fingerprint": read_card(run.folder.adapter)["fingerprint"],
         "versions": environment.versions(),

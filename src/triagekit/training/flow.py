@@ -36,7 +36,7 @@ class RunFlow(TrainerCallback):
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **others: Any) -> None:
         """Count the step, grant a signal's wish to stop."""
         if self.trainer is not None:
-            self.trainer.count_step()
+            self.trainer.measured.count_step()
             line = self.trainer.last_line
             shown = {"loss": line["loss"], "lr": line["learning_rate"]} if line else {}
             speed = {"tokens/s": int(line["tokens_per_second"])} if line else {}
@@ -44,7 +44,7 @@ class RunFlow(TrainerCallback):
         # Every measurement on the validation split has its training line, and the last steps have theirs.
         if control.should_evaluate or state.global_step >= state.max_steps:
             control.should_log = True
-        if self._stop.signal_number is not None:
+        if self.trainer is not None and self._stop.agree(self.trainer.group):
             control.should_save = True
             control.should_training_stop = True
 

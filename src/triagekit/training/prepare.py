@@ -10,9 +10,13 @@ from triagekit.data.dataset import ProcessedDataset
 from triagekit.errors import Problem, ProblemsError, TriageError
 from triagekit.files.atomic import write_json
 from triagekit.files.fingerprint import fingerprint_json
+from triagekit.modeling.precision import precision_name, resolve_precision
 from triagekit.progress import Progress
 from triagekit.training.arguments import evaluation_interval, sft_config, steps_per_epoch, total_steps
+from triagekit.training.process_group import ProcessGroup, form_group, pin_device
+from triagekit.training.ranks import Ranks
 from triagekit.training.run_folder import RunFolder
+from triagekit.training.rungs import accumulation
 from triagekit.training.settings import TrainSettings
 from triagekit.training.stopping import StopRequest
 
@@ -46,9 +50,13 @@ def prepare_run(
     stop: StopRequest,
     progress: Progress,
     notes: Callable[[str], None],
+    ranks: Ranks = Ranks(),  # noqa: B008
 ) -> PreparedRun:
-    """Load, tokenise, attach, plan. Writes plan.json, or refuses when the folder's plan was made from other data,
-    schema, base or template (TriageError naming which)."""
+    """Load, tokenise, attach, plan; then meet the other processes and build the trainer. Writes plan.json, or refuses
+    when the folder's plan was made from other data, schema, base or template (TriageError naming which).
+
+    All that takes long comes before the meeting, and every process does it for itself: the results are compared.
+    """
     import transformers
 
     from triagekit.modeling.adapters import attach_adapter, output_token_ids
@@ -88,7 +96,12 @@ def prepare_run(
 
     # Before the adapter's first weights are drawn, so that they follow from the seed.
     transformers.set_seed(settings.seed)
-    model = load_base(settings.base, settings.precision, settings.quantization)
+    device = pin_device(ranks)
+    # ZeRO-3 takes the whole model from the CPU, one weight after the other.
+    place = "cpu" if ranks.sharding == "zero3" else str(device)
+    model = load_base(
+        settings.base, precision_name(resolve_precision(settings.precision)), settings.quantization, place
+    )
     wants_tokens = settings.adapter.method == "hybrid" and settings.adapter.head == "output_tokens"
     model, report = attach_adapter(model, settings.adapter, output_token_ids(segments) if wants_tokens else None)
 
@@ -99,7 +112,9 @@ def prepare_run(
         "steps_per_epoch": steps_per_epoch(settings, len(train)),
         "effective_batch": settings.batch.effective,
         "micro_batch": settings.batch.micro,
-        "accumulation": settings.batch.accumulation,
+        "accumulation": accumulation(settings, ranks.size),
+        "max_length": settings.prompt.max_length,
+        **ranks.describe(),
         "evaluate_every": evaluation_interval(settings, total_steps(settings, len(train))),
         "data": dataset.name,
         "data_fingerprint": dataset.fingerprint,
@@ -118,15 +133,22 @@ def prepare_run(
         "matched": report.matched,
     }
     plan["conditions_fingerprint"] = fingerprint_json(conditions(settings, plan))
-    _keep_plan(folder, plan)
-    trainer = _build_trainer(settings, folder, model, segments, train, val, stop, progress)
+    if ranks.main:
+        _keep_plan(folder, plan)
+    group = form_group(ranks)
+    group.check_equal(
+        fingerprint_json(plan),
+        "The processes of this run do not see the same data, base or settings. Use a file system that all nodes share, "
+        "and the same triagekit everywhere.",
+    )
+    trainer = _build_trainer(settings, folder, model, segments, train, val, stop, progress, group, notes)
     return PreparedRun(
         settings, folder, dataset, segments, report, trainer, plan, [row.text for row in train_rows[:16]]
     )
 
 
 def conditions(settings: TrainSettings, plan: dict[str, Any]) -> dict[str, Any]:
-    """What must be equal for a comparison of methods to be fair. Method, adapter, learning rate (each method has its
+    """What must be equal for a comparison of methods to be fair, as it really is on this rung. Method, adapter, learning rate (each method has its
     own best) and seed (comparisons run over several) are left out on purpose."""
     optimizer = settings.optimizer.model_dump(mode="json", exclude={"learning_rate"})
     return {
@@ -137,7 +159,8 @@ def conditions(settings: TrainSettings, plan: dict[str, Any]) -> dict[str, Any]:
         "evaluation": settings.evaluation.model_dump(mode="json"),
         "sampling": settings.sampling.model_dump(mode="json"),
         "class_weights": settings.class_weights,
-        "precision": settings.precision,
+        "precision": precision_name(resolve_precision(settings.precision)),
+        "max_length": settings.prompt.max_length,
         "quantization": settings.quantization and settings.quantization.model_dump(mode="json"),
     }
 
@@ -149,6 +172,9 @@ def _keep_plan(folder: RunFolder, plan: dict[str, Any]) -> None:
         for name in FINGERPRINTS
         if before and before.get(name) != plan[name]
     ]
+    if before.get("max_length", plan["max_length"]) != plan["max_length"]:
+        hint = f"Rung {plan['rung']} cuts prompts shorter or longer; choose one that keeps it." if plan["rung"] else ""
+        changed.append(Problem("max length", f"was {before['max_length']}, is {plan['max_length']}.", hint))
     if changed:
         raise ProblemsError(
             f"{folder.folder} was begun with other input than it would go on with. Give this run its own name (--name) "
@@ -175,9 +201,9 @@ def _build_trainer(
     val: Examples,
     stop: StopRequest,
     progress: Progress,
+    group: ProcessGroup,
+    notes: Callable[[str], None],
 ) -> TriageTrainer:
-    from datasets import Dataset
-
     from triagekit.training.collator import PaddingCollator
     from triagekit.training.flow import RunFlow
     from triagekit.training.sampler import EpochSampler
@@ -189,18 +215,43 @@ def _build_trainer(
     trainer = TriageTrainer(
         model,
         settings,
-        sft_config(settings, folder, steps, evaluate=len(val) > 0),
-        train_rows=Dataset.from_dict(train.columns),
+        sft_config(settings, folder, steps, evaluate=len(val) > 0, ranks=group.ranks),
+        train_columns=train.columns,
         eval_batches=_sorted_batches(val, settings.batch.eval, collator),
         collator=collator,
         tokenizer=segments.tokenizer,
         sampler=EpochSampler(train.lengths, settings.batch.effective, settings.seed, train.draw_weights),
         callbacks=[flow],
+        group=group,
+        notes=notes,
     )
     flow.trainer = trainer
-    if trainer.accelerator.num_processes > 1:
-        raise TriageError("This version trains in one process. Start it without torchrun or accelerate launch.")
+    check_distribution(trainer, group.ranks)
     return trainer
+
+
+def check_distribution(trainer: TriageTrainer, ranks: Ranks) -> None:
+    """Raise TriageError unless accelerate does what was asked for: it is known to fall back to fewer processes or to
+    plain DDP without a word."""
+    from accelerate.utils import DistributedType
+
+    accelerator = trainer.accelerator
+    plain = {DistributedType.MULTI_GPU, DistributedType.MULTI_CPU} if ranks.size > 1 else {DistributedType.NO}
+    wanted = {DistributedType.DEEPSPEED} if ranks.deepspeed else plain
+    stage = (
+        accelerator.state.deepspeed_plugin.zero_stage if ranks.deepspeed and accelerator.state.deepspeed_plugin else 0
+    )
+    if (
+        accelerator.num_processes != ranks.size
+        or accelerator.distributed_type not in wanted
+        or (ranks.deepspeed and f"zero{stage}" != ranks.sharding)
+    ):
+        raise TriageError(
+            f"{ranks.size} processes with {ranks.sharding} were asked for, but accelerate runs "
+            f"{accelerator.num_processes} as {accelerator.distributed_type}"
+            + (f" stage {stage}" if stage else "")
+            + ". Unset ACCELERATE_* variables of your own and start again."
+        )
 
 
 def _sorted_batches(val: Examples, size: int, collator: Callable[..., Any]) -> list[Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from triagekit.training.checkpoints import checkpoint_step
+from triagekit.training.ranks import Ranks
 from triagekit.training.settings import TrainSettings
 from triagekit.training.stopping import stops_early
 
@@ -32,3 +33,16 @@ def has_reached_its_end(checkpoint: Path, settings: TrainSettings, steps: int) -
     """Whether no step is left: all are done, or the measurements had ended the run before it was killed."""
     state = read_trainer_state(checkpoint)
     return continue_at(checkpoint) >= steps or stops_early(settings.evaluation, state["log_history"])
+
+
+def describe_move(checkpoint: Path, ranks: Ranks) -> str:
+    """What changes when a checkpoint of one number of processes goes on with another; "" when none does."""
+    from triagekit.training.checkpoint_state import load_counters
+
+    before = load_counters(checkpoint)["world"]
+    if before == ranks.size:
+        return ""
+    return (
+        f" It was made by {before} process{'es' if before > 1 else ''}, now there {'are' if ranks.size > 1 else 'is'} "
+        f"{ranks.size}: weights, optimizer, schedule and row order go on as they were; dropout draws other numbers."
+    )

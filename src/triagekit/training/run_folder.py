@@ -6,9 +6,11 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +18,10 @@ from triagekit.errors import Problem, ProblemsError, TriageError, did_you_mean
 from triagekit.files.atomic import write_json, write_text
 from triagekit.files.yaml_file import load_yaml
 
-Status = Literal["running", "finished", "stopped"]
+Status = Literal["running", "finished", "stopped", "preempted"]
 
-# A run may be moved or renamed between two starts; neither changes what is computed.
-PLACE_KEYS = ("name", "output")
+# A run may be moved or renamed, or go on with other devices, between two starts; neither makes it another run.
+PLACE_KEYS = ("name", "output", "hardware")
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,11 @@ class RunFolder:
         """Written last: a run without it is not finished."""
         return self.folder / "summary.json"
 
+    @property
+    def stopped(self) -> Path:
+        """Which signal ended the last start with a checkpoint; taken away by the next start."""
+        return self.folder / "stopped.json"
+
     def evaluation(self, split: str) -> Path:
         """Folder of the measurements on one split."""
         return self.folder / "eval" / split
@@ -126,7 +133,7 @@ class RunFolder:
         differing = [
             Problem(key, f"the run has {_shown(before.get(key))}, now asked: {_shown(now.get(key))}.")
             for key in sorted(before.keys() | now.keys())
-            if key not in PLACE_KEYS and before.get(key) != now.get(key)
+            if key.partition(".")[0] not in PLACE_KEYS and before.get(key) != now.get(key)
         ]
         if differing:
             raise ProblemsError(
@@ -158,17 +165,21 @@ class RunFolder:
 
     @property
     def status(self) -> Status:
-        """finished: has its summary; running: a process holds its lock; stopped: neither."""
+        """finished: has its summary; running: a process holds its lock; preempted: SIGUSR2 or SIGTERM, as batch systems
+        send them, ended it with a checkpoint; stopped: anything else."""
         if self.is_finished:
             return "finished"
         try:
             with self.lock(patience=0.0):
-                return "stopped"
+                return self._why_it_stands()
         except TriageError:
             return "running"
         except OSError:
             # A folder of somebody else's, where no lock file can be made.
-            return "stopped"
+            return self._why_it_stands()
+
+    def _why_it_stands(self) -> Status:
+        return "preempted" if self.read(self.stopped).get("signal") in {"SIGUSR2", "SIGTERM"} else "stopped"
 
     @contextlib.contextmanager
     def lock(self, patience: float = 1.0) -> Iterator[None]:
@@ -196,6 +207,17 @@ class RunFolder:
             yield
         finally:
             os.close(descriptor)
+
+    def write_stopped(self, signal_number: int, step: int, steps: int) -> None:
+        """Note that a signal ended this start after `step`, with a checkpoint."""
+        record = {
+            "signal": signal.Signals(signal_number).name,
+            "step": step,
+            "steps": steps,
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "attempt": os.environ.get("TRIAGEKIT_ATTEMPT"),
+        }
+        write_json(self.stopped, record)
 
     def metric_lines(self) -> list[dict[str, Any]]:
         """The measurements so far; a last line cut by a kill is left out."""

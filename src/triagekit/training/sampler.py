@@ -38,6 +38,12 @@ class EpochSampler(_Base):
     def __len__(self) -> int:
         return len(self._lengths)
 
+    def epoch_after(self, step: int) -> float:
+        """Passes over the rows after `step` optimizer steps, however many processes share a step."""
+        rows = len(self._lengths)
+        whole, further = divmod(step, -(-rows // self._effective_batch))
+        return whole + further * self._effective_batch / rows
+
     def order(self, epoch: int) -> list[int]:
         """Row indices of `epoch`; always as many as there are rows."""
         # Two primes keep neighbouring seeds and epochs apart; a generator of its own leaves dropout's alone.

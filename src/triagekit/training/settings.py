@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
+from triagekit.hardware.settings import HardwareSettings
 from triagekit.modeling.settings import AdapterSettings, Precision, PromptSettings, QuantizationSettings
 from triagekit.settings import Settings
 
@@ -132,6 +133,7 @@ class TrainSettings(Settings):
     max_train_rows: PositiveInt | None = Field(None, description="train on this many rows only, drawn by `seed`")
     gradient_checkpointing: bool = Field(False, description="compute activations twice: less memory, about 25 % slower")
     log_every_steps: PositiveInt = Field(5, description="steps between two training lines in metrics.jsonl")
+    hardware: HardwareSettings = HardwareSettings.model_validate({})
 
     @field_validator("name")
     @classmethod

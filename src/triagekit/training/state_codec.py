@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,10 @@ def save_state(folder: Path, name: str, state: Any) -> None:
     tensors: dict[str, torch.Tensor] = {}
     write_json(folder / f"{name}.json", _pack(state, name, tensors))
     if tensors:
-        save_file(tensors, str(folder / f"{name}.safetensors"))
+        path = folder / f"{name}.safetensors"
+        save_file(tensors, str(path))
+        with path.open("rb") as written:
+            os.fsync(written.fileno())
 
 
 def load_state(folder: Path, name: str) -> Any:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import signal
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from triagekit.training.settings import EvaluationSettings
+
+if TYPE_CHECKING:
+    from triagekit.training.process_group import ProcessGroup
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
@@ -45,18 +48,22 @@ class TrainingInterrupted(Exception):
         self.step = step
         self.steps = steps
         name = signal.Signals(signal_number).name
-        super().__init__(f"{name}: stopped after step {step} of {steps}, checkpoint written. The same command goes on.")
+        where = f"after step {step} of {steps}, checkpoint written" if step else "before the first step"
+        super().__init__(f"{name}: stopped {where}. The same command goes on.")
 
 
 class StopRequest:
     """Turns Ctrl-C, SIGTERM and SIGUSR2 into a wish that the training loop grants at the next step boundary.
 
-    A second signal of the same kind acts as if this were not here (Ctrl-C twice ends at once).
+    `patient` False: a second Ctrl-C ends the process at once, and the first one too while `in_loop` is False. Repeats of other signals change nothing, since batch
+    systems and launchers send them more than once; nor does any repeat with `patient` True, in a process among several.
     Outside the main thread, where Python allows no handlers, it does nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patient: bool = False) -> None:
         self.signal_number: int | None = None
+        self.in_loop = False
+        self._patient = patient
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -71,6 +78,15 @@ class StopRequest:
         for number, previous in self._previous.items():
             signal.signal(number, previous)
 
+    def agree(self, group: ProcessGroup) -> int:
+        """The signal that any process has got, so that all end after the same step; 0 for none. Collective."""
+        number = int(group.reduce([self.signal_number or 0], "max")[0])
+        self.signal_number = number or None
+        return number
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal_number = number
-        signal.signal(number, self._previous[number])
+        if number == signal.SIGINT and not self._patient:
+            if not self.in_loop:
+                raise KeyboardInterrupt
+            signal.signal(number, self._previous[number])

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader
 from transformers.trainer_callback import PrinterCallback, TrainerState
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from triagekit.errors import TriageError
-from triagekit.training import checkpoint_state
+from triagekit.modeling.precision import resolve_precision
+from triagekit.training import checkpoint_state, zero
+from triagekit.training.batches import StepBatches, TrainingRows
 from triagekit.training.checkpoints import checkpoint_path, rotate, write_checkpoint
 from triagekit.training.loss import give_back_forward, normaliser, take_selected_logits, token_losses
+from triagekit.training.measurements import Measurements
 from triagekit.training.metrics_log import MetricsLog
+from triagekit.training.optimizer_state import names_of_groups
+from triagekit.training.process_group import ProcessGroup
 from triagekit.training.resume import TRAINER_STATE
 from triagekit.training.sampler import EpochSampler
 from triagekit.training.settings import TrainSettings
@@ -27,10 +34,11 @@ from triagekit.training.stopping import stops_early
 class TriageTrainer(SFTTrainer):
     """SFTTrainer on rows that are tokenised already.
 
+    - Rows: each optimizer step takes the same ones however many processes share them.
     - Loss: cross entropy summed over the trained tokens, divided by their number (or class weights) in the whole
       effective batch, over all accumulation steps and processes.
     - `evaluate`: mean over all trained tokens of the validation rows; no logits are kept.
-    - Checkpoints: complete or absent, without pickle, enough to go on bit for bit.
+    - Checkpoints: complete or absent, without pickle, enough to go on bit for bit, on other numbers of processes too.
     """
 
     # The loss is normalised over the whole effective batch already; the Trainer must not divide it once more.
@@ -42,35 +50,33 @@ class TriageTrainer(SFTTrainer):
         settings: TrainSettings,
         arguments: SFTConfig,
         *,
-        train_rows: Any,
-        eval_batches: Sequence[dict[str, torch.Tensor]],
+        train_columns: Mapping[str, Sequence[Sequence[Any]]],
+        eval_batches: list[dict[str, torch.Tensor]],
         collator: Callable[..., dict[str, torch.Tensor]],
         tokenizer: Any,
         sampler: EpochSampler,
         callbacks: Sequence[Any],
+        group: ProcessGroup | None = None,
+        notes: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.settings = settings
+        self.group = group or ProcessGroup()
         self.row_sampler = sampler
+        self.optimizer_names: list[list[str]] = []
+        self.is_sharded = False
+        self._notes = notes
+        self._rows = TrainingRows(train_columns)
         self._eval_batches = eval_batches
         self._root = Path(str(arguments.output_dir))
         self.metrics_log: MetricsLog | None = None
-        self.seconds_before = 0.0
-        self.trained_tokens = 0
-        self.rows_seen = 0
-        self._session_start: float | None = None
-        self._window_loss: Any = 0.0
-        self._window_correct: Any = 0
-        self._window_count = 0
-        self._window_steps = 0
-        self._session_tokens = 0
-        self._speed_mark = (0.0, 0)
+        self.measured = Measurements(self.group)
         self.last_line: dict[str, Any] = {}
         super().__init__(
             model=cast(Any, model),
             args=arguments,
             data_collator=collator,
-            train_dataset=train_rows,
-            # Read by our own `evaluate` only; the Trainer wants to see that there is something.
+            # Our own `get_train_dataloader` and `evaluate` read rows; the Trainer wants to see that there is something.
+            train_dataset=Dataset.from_dict({name: list(column[:1]) for name, column in train_columns.items()}),
             eval_dataset=list(eval_batches) or None,
             processing_class=tokenizer,
             callbacks=list(callbacks),
@@ -97,14 +103,24 @@ class TriageTrainer(SFTTrainer):
 
     # --- data -------------------------------------------------------------------------------------------------------
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
-        return self.row_sampler
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """This process's micro-batches. Not prepared by accelerate, which would double or drop rows of an epoch's last
+        step to make processes even."""
+        micro, ranks = self.settings.batch.micro, self.group.ranks
+        return DataLoader(
+            self._rows,
+            batch_sampler=StepBatches(self.row_sampler, self.settings.batch.effective, micro, ranks.rank, ranks.size),
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | None:
         if not batch_samples:
             return None
-        total = normaliser(batch_samples).to(device)
-        return self.accelerator.gather(total).sum() if self.accelerator.num_processes > 1 else total
+        total = normaliser(batch_samples)
+        if self.group.size == 1:
+            return total.to(device)
+        return torch.tensor(self.group.reduce([float(total)])[0], device=device)
 
     # --- loss -------------------------------------------------------------------------------------------------------
 
@@ -116,18 +132,21 @@ class TriageTrainer(SFTTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """The micro-batch's share of the effective batch's loss, a scalar in nats a token."""
-        losses = token_losses(model, inputs)
+        with self._computation_type():
+            losses = token_losses(model, inputs)
         total = normaliser([inputs]) if num_items_in_batch is None else num_items_in_batch
         loss = losses.weighted_sum / total
-        self._window_loss = self._window_loss + loss.detach()
-        self._window_correct = self._window_correct + losses.correct.sum()
-        self._window_count += losses.correct.numel()
-        self.trained_tokens += losses.correct.numel()
-        self.rows_seen += len(inputs["input_ids"])
-        self._session_tokens += int(inputs["attention_mask"].sum())
+        self.measured.add(loss, losses, inputs)
         # Data-parallel training averages gradients over processes; the sum over all of them is wanted.
-        loss = loss * self.accelerator.num_processes
+        loss = loss * self.group.ranks.size
         return (loss, None) if return_outputs else loss
+
+    def _computation_type(self) -> contextlib.AbstractContextManager[Any]:
+        """Accelerate computes in bfloat16 by itself, but leaves that to DeepSpeed where there is one, which would round
+        the trained weights too."""
+        if not self.group.ranks.deepspeed or resolve_precision(self.settings.precision) != torch.bfloat16:
+            return contextlib.nullcontext()
+        return torch.autocast(self.args.device.type, dtype=torch.bfloat16)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -136,22 +155,26 @@ class TriageTrainer(SFTTrainer):
         model = self.model_wrapped
         model.eval()
         sums = torch.zeros(3, dtype=torch.float64)
-        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
-        with torch.no_grad():
-            for batch in self._eval_batches[rank::ranks]:
+        ranks = self.group.ranks
+        batches = self._eval_batches[ranks.rank :: ranks.size]
+        # Sharded weights are brought together in every forward, so all processes need the same number of them.
+        spare = -(-len(self._eval_batches) // ranks.size) - len(batches)
+        with torch.no_grad(), self._computation_type():
+            for number, batch in enumerate([*batches, *self._eval_batches[:1] * spare]):
                 losses = token_losses(model, self._prepare_inputs(dict(batch)))
                 likelihood = losses.negative_log_likelihood
-                sums += torch.tensor(
-                    [likelihood.double().sum().item(), losses.correct.sum().item(), likelihood.numel()],
-                    dtype=torch.float64,
-                )
+                if number < len(batches):
+                    sums += torch.tensor(
+                        [likelihood.double().sum().item(), losses.correct.sum().item(), likelihood.numel()],
+                        dtype=torch.float64,
+                    )
         model.train()
-        total, correct, count = self.accelerator.reduce(sums.to(self.args.device)).tolist()
+        total, correct, count = self.group.reduce(sums.tolist())
         figures = {f"{metric_key_prefix}_loss": total / count, f"{metric_key_prefix}_token_accuracy": correct / count}
         self._write({"split": "val", "loss": total / count, "token_accuracy": correct / count})
         self.state.log_history.append({"step": self.state.global_step, **figures})
         # A forward of the last batches is no training time.
-        self._speed_mark = (time.monotonic(), self._session_tokens)
+        self.measured.restart_clock()
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
         return figures
 
@@ -160,10 +183,10 @@ class TriageTrainer(SFTTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Write the training line of the steps since the last one; called by the Trainer every `log_every_steps`."""
         self.control.should_log = False
-        if "learning_rate" not in logs or self._window_count == 0:
+        if "learning_rate" not in logs or not self.measured.has_steps:
             return
-        now, (before, tokens) = time.monotonic(), self._speed_mark
-        loss, norm = float(self._window_loss) / max(1, self._window_steps), float(logs.get("grad_norm", math.nan))
+        figures, norm = self.measured.line(), float(logs.get("grad_norm", math.nan))
+        loss = figures["loss"]
         if not math.isfinite(loss):
             raise TriageError(
                 f"The training loss is {loss} at step {self.state.global_step}: the run has diverged. Lower "
@@ -172,86 +195,86 @@ class TriageTrainer(SFTTrainer):
         line = {
             "split": "train",
             "loss": loss,
-            "token_accuracy": float(self._window_correct) / self._window_count,
+            "token_accuracy": figures["token_accuracy"],
             "learning_rate": logs["learning_rate"],
             # Not finite in a step that float16's loss scaling skipped.
             "gradient_norm": norm if math.isfinite(norm) else None,
-            "tokens_per_second": round((self._session_tokens - tokens) / max(now - before, 1e-9), 1),
+            "tokens_per_second": figures["tokens_per_second"],
         }
-        self._speed_mark = (now, self._session_tokens)
-        self._window_loss, self._window_correct, self._window_count, self._window_steps = 0.0, 0, 0, 0
         self._write(line)
         self.last_line = line
 
-    def begin_session(self) -> None:
-        """Training time counts from now on."""
-        self._session_start = time.monotonic()
-        self._speed_mark = (self._session_start, 0)
-
-    def end_session(self) -> None:
-        """Training time no longer counts."""
-        self.seconds_before, self._session_start = self.seconds(), None
-
-    def count_step(self) -> None:
-        """One more optimizer step is part of the next training line."""
-        self._window_steps += 1
-
     def _write(self, line: dict[str, Any]) -> None:
-        if self.metrics_log is not None and self.is_world_process_zero():
-            place = {"step": self.state.global_step, "epoch": round(float(self.state.epoch or 0), 4)}
+        if self.metrics_log is not None:
+            place = {
+                "step": self.state.global_step,
+                "epoch": round(self.row_sampler.epoch_after(self.state.global_step), 4),
+            }
             self.metrics_log.write({**place, **line})
-
-    def seconds(self) -> float:
-        """Training time of this run, earlier sessions included; work that a kill threw away is not."""
-        return self.seconds_before + (time.monotonic() - self._session_start if self._session_start else 0.0)
-
-    def counters(self) -> dict[str, Any]:
-        """What the next lines of the log depend on."""
-        return {
-            "seconds": self.seconds(),
-            "trained_tokens": self.trained_tokens,
-            "rows_seen": self.rows_seen,
-            "window": [float(self._window_loss), int(self._window_correct), self._window_count, self._window_steps],
-        }
-
-    def restore_counters(self, counters: dict[str, Any]) -> None:
-        """Put counters() of an earlier session back."""
-        self.seconds_before = counters["seconds"]
-        self.trained_tokens, self.rows_seen = counters["trained_tokens"], counters["rows_seen"]
-        self._window_loss, self._window_correct, self._window_count, self._window_steps = counters["window"]
 
     # --- checkpoints ------------------------------------------------------------------------------------------------
 
+    def create_optimizer(self, model: Any = None) -> Any:
+        """The libraries' optimizer; which weight is which is noted before DeepSpeed makes flat shards of them."""
+        created = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if created:
+            self.optimizer_names = names_of_groups(self.optimizer, self.network)
+        return optimizer
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
+        ranks = self.group.ranks
+        if not ranks.deepspeed:
+            return super()._prepare_for_training(  # type: ignore[no-untyped-call]
+                max_steps, train_dataloader, resume_from_checkpoint
+            )
+        # Weights first: DeepSpeed makes its master copies and shards of what it finds.
+        if resume_from_checkpoint is not None:
+            self._load_from_checkpoint(resume_from_checkpoint)
+        if ranks.sharding == "zero3":
+            zero.shard_weights(self.network, zero.deepspeed_config(ranks), ranks)
+            self.is_sharded = True
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)  # type: ignore[no-untyped-call]
+        self._load_optimizer_and_scheduler(resume_from_checkpoint)
+        return prepared
+
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        if not self.args.should_save:
-            return
         if self.metrics_log is not None:
             self.metrics_log.sync()
+        state = checkpoint_state.collect(self)
 
         def write(folder: Path) -> None:
-            checkpoint_state.save_weights(self.network, folder)
-            checkpoint_state.save_training_state(self, folder)
-            self.state.save_to_json(str(folder / TRAINER_STATE))
+            checkpoint_state.write(state, folder)
+            if self.group.main:
+                self.state.save_to_json(str(folder / TRAINER_STATE))
 
-        write_checkpoint(self._root, self.state.global_step, write)
-        rotate(self._root, self.settings.checkpoints.keep, self.state.best_global_step or None)
+        write_checkpoint(self._root, self.state.global_step, write, self.group)
+        if self.group.main:
+            rotate(self._root, self.settings.checkpoints.keep, self.state.best_global_step or None)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)
         checkpoint_state.load_weights(self.network, folder)
-        self.restore_counters(checkpoint_state.load_counters(folder))
+        own = checkpoint_state.load_rank(folder, self.group.rank)
+        self.measured.restore(checkpoint_state.load_counters(folder), own["window"] if own else None)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            checkpoint_state.load_optimizer(self, Path(checkpoint))
+        if checkpoint is None:
+            return
+        reason = checkpoint_state.load_optimizer(self, Path(checkpoint))
+        if reason is not None:
+            self._notes(f"The optimizer starts anew from the adapter's weights: {reason}.")
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
             checkpoint_state.load_scaler(self, Path(checkpoint))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            checkpoint_state.load_random_state(Path(checkpoint))
+        if checkpoint is None:
+            return
+        own = checkpoint_state.load_rank(Path(checkpoint), self.group.rank)
+        if own is not None:
+            checkpoint_state.restore_random_state(own["random"])
 
     def best_checkpoint(self) -> Path | None:
         """Folder of the best weights by the validation split, if it was measured."""
