@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
+
+from triagekit.errors import TriageError
+
+if TYPE_CHECKING:
+    from triagekit.training.run_folder import RunFolder
+    from triagekit.training.settings import TrainSettings
 
 SIGNAL_EXIT = 128
+FAILED = 1
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.epilog = (
         "Example: triage train lora data=data/processed/demo seed=1\n"
-        "         triage train my.yaml optimizer.learning_rate=1e-3 adapter.r=32 --name wide\n\n"
+        "         triage train my.yaml optimizer.learning_rate=1e-3 adapter.r=32 --name wide\n"
+        "         triage train my.yaml --rung 2xA100      (see them all: triage plan my.yaml)\n\n"
         "Stopped or killed? The same command goes on from the newest complete checkpoint.\n"
-        "Exit codes: 0 finished, 2 something to mend, 130 / 143 stopped by Ctrl-C / SIGTERM with a checkpoint."
+        "Exit codes: 0 finished, 2 something to mend, 130 / 143 / 140 stopped by Ctrl-C / SIGTERM / SIGUSR2 with a\n"
+        "checkpoint, 1 anything else."
     )
     parser.add_argument("config", help="a YAML file, or the name of a shipped preset such as lora, hybrid, full")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
     parser.add_argument("--name", help="name of the run folder (default: <config>-seed<seed>)")
+    parser.add_argument(
+        "--rung", help="short for hardware.rung=: auto (the best that fits), none (as the settings stand), or a name"
+    )
     parser.add_argument("--json", action="store_true", help="print the run's summary as JSON")
     parser.set_defaults(run=run)
 
@@ -26,16 +39,35 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Train, then print where the run is and what came out."""
     from triagekit.cli.output import RichProgress, print_json, print_table
+    from triagekit.launching.outcome import RanksFailed, StoppedBeforeTraining
+    from triagekit.launching.rank import has_launcher
+    from triagekit.launching.rendezvous import is_first_node
+    from triagekit.launching.reports import own_rank
+    from triagekit.launching.start import launch
     from triagekit.training.stopping import TrainingInterrupted
-    from triagekit.training.train import load_train_settings, train
+    from triagekit.training.train import load_train_settings
 
-    settings = load_train_settings(options.config, options.overrides, options.name)
+    overrides = [*options.overrides, f"hardware.rung={options.rung}"] if options.rung else options.overrides
+    if has_launcher():
+        return _report(options, overrides)
     try:
-        with RichProgress() as progress:
-            folder = train(settings, progress, notes=_say)
-    except TrainingInterrupted as stop:
-        _say(str(stop))
+        settings = load_train_settings(options.config, overrides, options.name)
+        if own_rank() is None:
+            notes = _say if is_first_node() else _say_nothing
+            folder = launch(settings, _rank_words(options, overrides), RichProgress, notes)
+            if not is_first_node():
+                return 0
+        else:
+            folder = _under_other_launcher(settings)
+            if own_rank():
+                return 0
+    except (TrainingInterrupted, StoppedBeforeTraining) as stop:
+        if is_first_node():
+            _say(str(stop))
         return SIGNAL_EXIT + stop.signal_number
+    except RanksFailed as error:
+        _say(str(error))
+        return FAILED
     summary = folder.read(folder.summary)
     if options.json:
         print_json({"run": str(folder.folder), **summary})
@@ -54,8 +86,44 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _rank_words(options: argparse.Namespace, overrides: list[str]) -> list[str]:
+    """Words for `triage` from which a rank reads exactly these settings."""
+    named = [f"--name={options.name}"] if options.name is not None else []
+    return ["train", *named, *(["--offline"] if options.offline else []), "--", options.config, *overrides]
+
+
+def _report(options: argparse.Namespace, overrides: list[str]) -> int:
+    """One of the ranks that `triage train` has started: what happens is told to that process, and told there."""
+    from triagekit.cli.output import RichProgress
+    from triagekit.launching.rank import run_in_rank, train_in_rank
+    from triagekit.launching.reports import RankReport, own_rank
+    from triagekit.training.train import load_train_settings
+
+    def work() -> RankReport:
+        train_in_rank(load_train_settings(options.config, overrides, options.name), RichProgress, _say)
+        return RankReport(own_rank() or 0, "finished")
+
+    return run_in_rank(work)
+
+
+def _under_other_launcher(settings: TrainSettings) -> RunFolder:
+    """A rank of torchrun or accelerate launch: an error names its rank, for nobody gathers them."""
+    from triagekit.cli.output import RichProgress
+    from triagekit.launching.rank import train_in_rank
+    from triagekit.launching.reports import own_rank
+
+    try:
+        return train_in_rank(settings, RichProgress, _say)
+    except TriageError as error:
+        raise TriageError(f"[rank {own_rank()}] {error}") from None
+
+
 def _say(text: str) -> None:
     print(f"triage: {text}", file=sys.stderr)
+
+
+def _say_nothing(text: str) -> None:
+    return None
 
 
 def _early(stopped: bool) -> str:
