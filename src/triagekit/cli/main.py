@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "schema": ("schema", "show, check, draft a ticket schema; print its JSON Schema or prompt"),
     "data": ("data", "prepare, inspect, generate, verify a data set"),
     "base": ("base", "build or check the embedded base model"),
+    "plan": ("plan", "which rung of the hardware ladder fits a run, and why"),
     "train": ("train", "fine-tune an adapter: one run, one folder"),
     "runs": ("runs", "list, show, remove runs"),
     "evaluate": ("evaluate", "measure a run on a split, per field, with intervals"),
@@ -25,6 +26,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("predict", "one or a few tickets to records"),
     "score": ("score", "a whole archive to records, with Ray"),
     "compare": ("compare", "an HTML report on several runs, with paired tests"),
+    "submit": ("submit", "train, sweep, evaluate, score or a whole pipeline as Slurm jobs"),
+    "site": ("site", "list, show and check the profiles of clusters"),
+    "jobs": ("jobs", "a live table of Slurm jobs and their runs; logs, cancel"),
+    "doctor": ("doctor", "what this machine can do, and a fix for each problem"),
 }
 
 USER_ERROR = 2

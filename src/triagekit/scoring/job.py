@@ -60,7 +60,8 @@ def score_archive(settings: ScoreSettings, progress: Progress | None = None) -> 
     """Score a whole archive; the same call after a kill at any moment goes on with what is missing.
 
     Parts are written by the workers, each in one step; the manifest comes last, when the rows add up. Raises TriageError
-    for an adapter, input or folder that cannot be used; parts that are written by then stay good.
+    for an adapter, input or folder that cannot be used, ScoringInterrupted after SIGTERM or SIGUSR2; parts that are
+    written by then stay good.
     """
     from triagekit.modeling.adapter_folder import read_card
     from triagekit.scoring.predictor import adapter_folder
@@ -111,7 +112,8 @@ def _score_missing(
     rejects: Path,
 ) -> dict[str, Any]:
     """Read the archive once from its beginning; workers are started only if some shard is missing."""
-    from triagekit.scoring.pool import WorkerPool, worker_layout
+    from triagekit.scoring.pool import WorkerPool, laid_out
+    from triagekit.scoring.stopping import StopRequest
 
     with rejects.open("w", encoding="utf-8") as handle:
 
@@ -124,30 +126,33 @@ def _score_missing(
         first = next(missing, None)
         if first is None:
             return {"scored_now": 0, "workers": 0, "lost_workers": 0, "rows_per_second": None}
-        workers, threads, gpus = worker_layout(settings.workers, settings.device)
-        order = WorkerOrder(
-            adapter=str(adapter.resolve()),
-            out=str(out.resolve()),
-            base=settings.base,
-            precision=settings.precision,
-            device=settings.device,
-            batch_size=settings.batch_size,
-            constrained=settings.constrained,
-            auto_threshold=settings.auto_threshold,
-            threads=threads,
-        )
-        scored = 0
-        with WorkerPool(order, workers, settings.worker_restarts, settings.ray_address, gpus) as pool:
-            pool.open()
-            began = time.monotonic()
-            for summary in pool.score(_chain(first, missing)):
-                ledger.summaries.append(summary)
-                scored += summary.rows
-                ledger.bar.advance(summary.rows, review=_share(ledger.summaries, "review"))
-            seconds = time.monotonic() - began
+        with laid_out(settings.workers, settings.device, settings.ray_address) as layout:
+            order = WorkerOrder(
+                adapter=str(adapter.resolve()),
+                out=str(out.resolve()),
+                base=settings.base,
+                precision=settings.precision,
+                device=settings.device,
+                batch_size=settings.batch_size,
+                constrained=settings.constrained,
+                auto_threshold=settings.auto_threshold,
+                threads=layout.threads,
+            )
+            scored = 0
+            pool = WorkerPool(
+                order, layout.workers, settings.worker_restarts, settings.ray_address, layout.gpus, layout.cpus
+            )
+            with pool, StopRequest() as stop:
+                pool.open()
+                began = time.monotonic()
+                for summary in pool.score(_chain(first, missing), stop):
+                    ledger.summaries.append(summary)
+                    scored += summary.rows
+                    ledger.bar.advance(summary.rows, review=_share(ledger.summaries, "review"))
+                seconds = time.monotonic() - began
             return {
                 "scored_now": scored,
-                "workers": workers,
+                "workers": layout.workers,
                 "lost_workers": pool.lost_workers,
                 "rows_per_second": round(scored / seconds, 3) if seconds else None,
             }

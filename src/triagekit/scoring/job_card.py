@@ -95,7 +95,10 @@ def claim_folder(folder: Path, job: dict[str, Any]) -> bool:
     """
     path = folder / JOB_FILE
     if not path.exists():
-        strangers = sorted(item.name for item in folder.iterdir() if not item.name.startswith("."))
+        # `jobs` holds the batch scripts and logs of jobs that score into this folder.
+        strangers = sorted(
+            item.name for item in folder.iterdir() if not item.name.startswith(".") and item.name != "jobs"
+        )
         if strangers:
             raise TriageError(
                 f"{folder} holds other things already ({', '.join(strangers[:5])}). Give an empty or a new folder."

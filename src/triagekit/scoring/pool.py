@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from triagekit.errors import TriageError
 from triagekit.scoring.intake import Shard
 from triagekit.scoring.parts import PartSummary
+from triagekit.scoring.stopping import ScoringInterrupted, StopRequest
 from triagekit.scoring.worker import ScoreWorker, WorkerOrder
 
 OBJECT_STORE_BYTES = 256 << 20
@@ -18,6 +21,8 @@ UNDER_WAY_PER_WORKER = 2
 """One that is scored and one that waits, so that a worker never waits for the driver; memory stays flat."""
 SHARD_ATTEMPTS = 3
 START_ATTEMPTS = 3
+LOOK_SECONDS = 1.0
+"""Between two looks at whether somebody asked to stop."""
 _PATIENCE = {"RAY_worker_register_timeout_seconds": "300", "RAY_health_check_failure_threshold": "20"}
 """On a machine that others use too, importing torch can take longer than Ray's defaults give a worker to appear."""
 
@@ -30,11 +35,25 @@ class _Member:
     tasks: deque[tuple[Any, Shard]] = field(default_factory=deque)
 
 
+@dataclass(frozen=True)
+class WorkerLayout:
+    """Number of workers, and what each has: threads, GPUs, and the CPUs that Ray reserves for it."""
+
+    workers: int
+    threads: int
+    gpus: int
+    cpus: int
+
+
 class WorkerPool:
     """Scores shards on Ray actors. A context manager: the workers end with it, and Ray too if it was started by it."""
 
-    def __init__(self, order: WorkerOrder, workers: int, restarts: int, address: str | None, gpus: int) -> None:
+    def __init__(
+        self, order: WorkerOrder, workers: int, restarts: int, address: str | None, gpus: int, cpus: int = 1
+    ) -> None:
+        """`gpus` and `cpus` are what Ray reserves for each worker."""
         self.lost_workers = 0
+        self._cpus = cpus
         self._order = order
         self._workers = workers
         self._restarts = restarts
@@ -73,8 +92,12 @@ class WorkerPool:
             if refusal:
                 raise TriageError(refusal)
 
-    def score(self, shards: Iterable[Shard]) -> Iterator[PartSummary]:
-        """Summaries of the parts, as they are finished. Takes a new shard only when a worker has room for it."""
+    def score(self, shards: Iterable[Shard], stop: StopRequest | None = None) -> Iterator[PartSummary]:
+        """Summaries of the parts, as they are finished. Takes a new shard only when a worker has room for it.
+
+        Raises ScoringInterrupted after `stop` was asked for: shards under way get its patience, no other is begun.
+        """
+        asked = stop or StopRequest()
         waiting = iter(shards)
         again: deque[Shard] = deque()
         exhausted = False
@@ -93,13 +116,34 @@ class WorkerPool:
             summary = self._next_result(again)
             if summary is not None:
                 yield summary
+            if asked.signal_number is not None:
+                yield from self._finish_under_way(asked.patience)
+                raise ScoringInterrupted(asked.signal_number)
+
+    def _finish_under_way(self, patience: float) -> Iterator[PartSummary]:
+        """What the workers are at right now, as far as it is finished in time; what waits behind it is left."""
+        import ray
+
+        until = time.monotonic() + patience
+        at_work = {member.tasks[0][0] for member in self._members if member.tasks}
+        while at_work and (left := until - time.monotonic()) > 0:
+            done, _ = ray.wait(list(at_work), num_returns=1, timeout=left)
+            for task in done:
+                at_work.discard(task)
+                try:
+                    yield ray.get(task)
+                except ray.exceptions.RayError:
+                    # The same signal may have ended the worker; its shard is missing then, and done by the next call.
+                    continue
 
     def _next_result(self, again: deque[Shard]) -> PartSummary | None:
-        """Wait for one worker; its result, or None after its death (its shards are then in `again`)."""
+        """Wait a little for one worker; its result, or None where none came or it died (its shards are in `again`)."""
         import ray
 
         member_of = {task: member for member in self._members for task, _ in member.tasks}
-        done, _ = ray.wait(list(member_of), num_returns=1)
+        done, _ = ray.wait(list(member_of), num_returns=1, timeout=LOOK_SECONDS)
+        if not done:
+            return None
         member = member_of[done[0]]
         shard = next(shard for task, shard in member.tasks if task == done[0])
         try:
@@ -134,7 +178,13 @@ class WorkerPool:
         import ray
 
         # Ray's own restarts and retries are endless by default; the pool does both itself, and counts them.
-        actor = ray.remote(num_cpus=1, num_gpus=self._gpus, max_restarts=0, max_task_retries=0)(ScoreWorker)
+        actor = ray.remote(
+            num_cpus=self._cpus,
+            num_gpus=self._gpus,
+            max_restarts=0,
+            max_task_retries=0,
+            scheduling_strategy="SPREAD",
+        )(ScoreWorker)
         return _Member(actor.remote(self._order))
 
 
@@ -179,6 +229,56 @@ def start_ray(address: str | None, workers: int, gpus: int) -> bool:
             if attempt + 1 == START_ATTEMPTS:
                 raise TriageError(f"Ray did not start on this machine: {error}") from error
     return True
+
+
+def cluster_layout(workers: int, device: str | None) -> tuple[int, int, int]:
+    """(workers, threads of each, GPUs of each) for the Ray cluster this process is connected to.
+
+    Every worker fits on one node beside the others: Ray would wait for ever for a place that does not come. Raises
+    TriageError where so many workers do not fit.
+    """
+    import ray
+
+    nodes = [
+        (int(node["Resources"].get("CPU", 0)), int(node["Resources"].get("GPU", 0)))
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"]
+    ]
+    gpus = 0 if device == "cpu" else sum(count for _, count in nodes)
+    count = workers or gpus or sum(max(1, cores // 2) for cores, _ in nodes if cores)
+
+    def places(threads: int) -> int:
+        return sum(min(cores // threads, cards) if gpus else cores // threads for cores, cards in nodes)
+
+    fitting = [
+        threads for threads in range(1, max((cores for cores, _ in nodes), default=0) + 1) if places(threads) >= count
+    ]
+    if not count or not fitting:
+        have = ", ".join(f"{cores} CPUs" + (f" and {cards} GPUs" if cards else "") for cores, cards in nodes)
+        raise TriageError(
+            f"workers={count} do not fit on the Ray cluster ({have or 'no node'}): it has room for "
+            f"{places(1)}. Ask for fewer, or for a larger cluster."
+        )
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    threads = min(int(asked), max(fitting)) if asked.isdigit() and int(asked) > 0 else max(fitting)
+    return count, threads, 1 if gpus else 0
+
+
+@contextmanager
+def laid_out(workers: int, device: str | None, address: str | None) -> Iterator[WorkerLayout]:
+    """How many workers of what size; inside the block this process is connected to the cluster at `address`, if any."""
+    import ray
+
+    if address is None:
+        yield WorkerLayout(*worker_layout(workers, device), cpus=1)
+        return
+    connected = start_ray(address, 0, 0)
+    try:
+        count, threads, gpus = cluster_layout(workers, device)
+        yield WorkerLayout(count, threads, gpus, cpus=threads)
+    finally:
+        if connected:
+            ray.shutdown()
 
 
 def worker_layout(workers: int, device: str | None) -> tuple[int, int, int]:

@@ -1,0 +1,96 @@
+"""A signal ends an archive job between two shards: no new one is begun, what is under way may still be finished."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import types
+
+import pytest
+
+from triagekit.cli.main import main
+from triagekit.scoring import pool as pool_module
+from triagekit.scoring.pool import WorkerPool
+from triagekit.scoring.stopping import ScoringInterrupted, StopRequest
+
+
+class FakeRay:
+    """Tasks are done one look after they were given, but for those in `never`."""
+
+    def __init__(self, never=()):
+        self.never = set(never)
+        self.given = []
+        self.exceptions = types.SimpleNamespace(RayTaskError=ValueError, RayActorError=KeyError, RayError=LookupError)
+
+    def submit(self, shard):
+        self.given.append(shard)
+        return shard
+
+    def wait(self, tasks, num_returns, timeout):
+        done = [task for task in tasks if task not in self.never][:num_returns]
+        return done, [task for task in tasks if task not in done]
+
+    def get(self, task):
+        return f"summary of {task}"
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    ray = FakeRay()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    return ray
+
+
+def make_pool(ray, workers):
+    pool = WorkerPool(None, workers, 3, None, 0)
+    actor = types.SimpleNamespace(score=types.SimpleNamespace(remote=ray.submit))
+    pool._members = [pool_module._Member(actor) for _ in range(workers)]
+    return pool
+
+
+def test_without_a_signal_every_shard_is_scored(fake):
+    pool = make_pool(fake, 2)
+    assert sorted(pool.score(range(20))) == sorted(f"summary of {number}" for number in range(20))
+
+
+def test_after_the_signal_no_shard_is_begun_and_those_at_work_are_finished(fake):
+    pool, stop, scored = make_pool(fake, 2), StopRequest(), []
+    with stop, pytest.raises(ScoringInterrupted) as told:
+        for summary in pool.score(range(100), stop):
+            scored.append(summary)
+            if len(scored) == 3:
+                os.kill(os.getpid(), signal.SIGUSR2)
+    assert told.value.signal_number == signal.SIGUSR2
+    # Each of the two workers finishes the one it is at; what waited behind it is left.
+    assert len(scored) == 5 and len(set(scored)) == 5
+    assert len(fake.given) <= 3 + 2 * pool_module.UNDER_WAY_PER_WORKER
+
+
+def test_a_shard_that_takes_longer_than_there_is_time_is_left(fake, monkeypatch):
+    fake.never = {0}
+    monkeypatch.setattr("triagekit.scoring.stopping.PATIENCE", {signal.SIGTERM: 0.05, signal.SIGUSR2: 0.05})
+    pool, stop = make_pool(fake, 1), StopRequest()
+    monkeypatch.setattr(pool_module, "LOOK_SECONDS", 0.01)
+    stop.signal_number = signal.SIGTERM
+    with pytest.raises(ScoringInterrupted):
+        list(pool.score(range(5), stop))
+
+
+def test_the_handlers_are_taken_back_and_a_repeated_signal_is_one_wish():
+    before = signal.getsignal(signal.SIGUSR2), signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        for number in (signal.SIGUSR2, signal.SIGUSR2, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        assert stop.signal_number == signal.SIGUSR2
+    assert (signal.getsignal(signal.SIGUSR2), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
+def test_the_command_exits_with_128_and_the_signal(monkeypatch, capsys, number):
+    def stopped(settings, progress):
+        raise ScoringInterrupted(number)
+
+    monkeypatch.setattr("triagekit.scoring.job.score_archive", stopped)
+    assert main(["score", "a.csv", "--run", "r", "--out", "o"]) == 128 + number
+    assert "The same command goes on" in capsys.readouterr().err
