@@ -10,7 +10,7 @@ export TRANSFORMERS_OFFLINE ?= 1
 export HF_DATASETS_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help demo test test-long check format wheel clean
+.PHONY: help demo test test-long test-cluster check format wheel clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -26,10 +26,13 @@ demo: $(STAMP)  ## set up .venv, then the whole way on generated tickets, ending
 	$(BIN)/triage demo --out demo --offline
 
 test: $(STAMP)  ## set up .venv, then every test but the long ones
-	$(BIN)/python -m pytest -q -m "not long"
+	$(BIN)/python -m pytest -q -m "not long and not cluster"
 
 test-long: $(STAMP)  ## kill and scale checks
-	$(BIN)/python -m pytest -q -m long
+	$(BIN)/python -m pytest -q -m "long and not cluster"
+
+test-cluster: $(STAMP)  ## jobs on a real Slurm that the tests start (root, Debian's Slurm packages)
+	$(BIN)/python -m pytest -q -m cluster
 
 check: $(STAMP)  ## style and types
 	$(BIN)/ruff check .

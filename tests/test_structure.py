@@ -11,16 +11,17 @@ import pytest
 FLOORS = [
     {"errors", "progress", "files", "settings"},
     {"schema", "data"},
-    {"modeling"},
+    {"modeling", "hardware"},
     {"training", "scoring"},
-    {"evaluation"},
-    {"compare"},
+    {"evaluation", "launching"},
+    {"compare", "cluster"},
     {"cli"},
+    {"__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # On one floor, the room on the left may import the one on the right.
 ALLOWED = {("data", "schema"), ("settings", "files"), ("settings", "errors"), ("files", "errors")}
-HEAVY = ["torch", "transformers", "ray", "pandas", "sklearn", "pyarrow", "matplotlib", "numpy"]
+HEAVY = ["torch", "transformers", "ray", "pandas", "sklearn", "pyarrow", "matplotlib", "numpy", "deepspeed", "submitit"]
 
 
 def imports(path):
@@ -49,7 +50,19 @@ def test_a_room_imports_only_from_rooms_below_it(checkout):
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["--version"], ["schema", "show", "it_tickets"], ["train", "--help"], ["score", "--help"]]
+    "words",
+    [
+        ["--help"],
+        ["--version"],
+        ["schema", "show", "it_tickets"],
+        ["train", "--help"],
+        ["score", "--help"],
+        ["plan", "lora", "--gpus", "2xA100-80GB"],
+        ["submit", "train", "lora", "--site", "csf", "--rung", "2xA100", "--dry-run"],
+        ["site", "list"],
+        ["jobs", "--help"],
+        ["doctor", "--help"],
+    ],
 )
 def test_light_commands_import_nothing_heavy(words):
     script = (
