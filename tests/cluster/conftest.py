@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from mini_slurm import MiniSlurm, why_not_here
+from mini_slurm import MiniSlurm
+from mini_slurm_files import why_not_here
 
 REQUIRE = "TRIAGEKIT_REQUIRE_SLURM"
 

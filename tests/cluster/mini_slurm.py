@@ -22,26 +22,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
 
-from mini_slurm_files import NODES, address_of, prefix_of, write_cluster_files
-
-COMMANDS = ("slurmctld", "slurmd", "munged", "munge", "sbatch", "scontrol", "unshare", "setpriv", "ip")
-PACKAGES = "apt-get install -y --no-install-recommends slurmctld slurmd slurm-client munge iproute2"
-SEARCH_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+from mini_slurm_files import NODES, address_of, prefix_of, search_path, write_cluster_files
 
 # Holds the read end of a pipe whose write end only the owner has: reading ends when the owner does, however it ends.
 WATCHDOG = 'read -r _; sleep 0.2; ip link del "$2" 2>/dev/null; rm -rf -- "$1"'
-
-
-def why_not_here() -> str | None:
-    """Why no cluster can be started on this machine; None when one can."""
-    if os.geteuid() != 0:
-        return "a Slurm cluster of several nodes on one machine needs root (network namespaces)"
-    missing = [command for command in COMMANDS if shutil.which(command, path=_search_path()) is None]
-    if missing:
-        return f"missing commands: {', '.join(missing)}. Debian: {PACKAGES}"
-    trial = ["unshare", "--pid", "--fork", "--uts", "--mount", "--net", "--mount-proc", "true"]
-    result = subprocess.run(trial, capture_output=True, text=True, env={"PATH": _search_path()})
-    return None if result.returncode == 0 else f"no namespaces here: {result.stderr.strip()}"
 
 
 class MiniSlurm:
@@ -61,7 +45,7 @@ class MiniSlurm:
     def environment(self) -> dict[str, str]:
         """What a process needs to be a user of this cluster: a copy of this process's environment and SLURM_CONF."""
         values = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SBATCH"))}
-        return values | {"SLURM_CONF": str(self.folder / "etc" / "slurm.conf"), "PATH": _search_path()}
+        return values | {"SLURM_CONF": str(self.folder / "etc" / "slurm.conf"), "PATH": search_path()}
 
     @property
     def environment_with_sacct(self) -> dict[str, str]:
@@ -299,11 +283,7 @@ class MiniSlurm:
             time.sleep(0.02)
 
     def _ip(self, *words: str, check: bool = True) -> bool:
-        result = subprocess.run(["ip", *words], capture_output=True, text=True, env={"PATH": _search_path()})
+        result = subprocess.run(["ip", *words], capture_output=True, text=True, env={"PATH": search_path()})
         if check and result.returncode != 0:
             raise RuntimeError(f"ip {' '.join(words)}: {result.stderr}")
         return result.returncode == 0
-
-
-def _search_path() -> str:
-    return f"{os.environ.get('PATH', '')}:{SEARCH_PATH}".lstrip(":")

@@ -9,8 +9,13 @@ import os
 import platform
 import shutil
 import stat
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+
+COMMANDS = ("slurmctld", "slurmd", "munged", "munge", "sbatch", "scontrol", "unshare", "setpriv", "ip")
+PACKAGES = "apt-get install -y --no-install-recommends slurmctld slurmd slurm-client munge iproute2"
+SEARCH_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True)
@@ -170,3 +175,20 @@ def _make_devices(folder: Path, count: int) -> list[Path]:
         except OSError:
             device.symlink_to("/dev/null")
     return devices
+
+
+def why_not_here() -> str | None:
+    """Why no cluster can be started on this machine; None when one can."""
+    if os.geteuid() != 0:
+        return "a Slurm cluster of several nodes on one machine needs root (network namespaces)"
+    missing = [command for command in COMMANDS if shutil.which(command, path=search_path()) is None]
+    if missing:
+        return f"missing commands: {', '.join(missing)}. Debian: {PACKAGES}"
+    trial = ["unshare", "--pid", "--fork", "--uts", "--mount", "--net", "--mount-proc", "true"]
+    result = subprocess.run(trial, capture_output=True, text=True, env={"PATH": search_path()})
+    return None if result.returncode == 0 else f"no namespaces here: {result.stderr.strip()}"
+
+
+def search_path() -> str:
+    """PATH with the folders where Debian puts daemons."""
+    return f"{os.environ.get('PATH', '')}:{SEARCH_PATH}".lstrip(":")

@@ -231,13 +231,43 @@ def test_data_that_are_not_there_are_told_before_anything_waits(fake):
     assert "--kill-on-invalid-dep=yes" in fake.calls("sbatch")[-1]
 
 
-def test_a_refused_submission_keeps_the_script_without_an_id(fake):
-    message = "Batch job submission failed: Invalid account or account/partition combination specified"
-    fake.answers("sbatch", started(0), started(0), started(0), refused(message))
+INVALID = "Batch job submission failed: Invalid account or account/partition combination specified"
+
+
+def test_a_refused_submission_of_a_new_run_leaves_nothing_in_the_way(fake):
+    fake.answers(
+        "sbatch",
+        started(0),
+        started(0),
+        started(0),
+        refused(INVALID),
+        started(0),
+        started(0),
+        started(0),
+        ("41\n", "", 0),
+    )
     with pytest.raises(SlurmError, match=r"site\.account="):
+        submit("seed=1")
+    assert not RUN.exists()
+    assert submit("seed=2").job.job_id == "41"
+
+
+def test_a_refused_submission_of_a_run_that_is_there_takes_nothing_away(fake):
+    again = [started(0), started(0), started(0)]
+    fake.answers("sbatch", *again, ("41\n", "", 0), *again, refused(INVALID))
+    submit()
+    with pytest.raises(SlurmError):
         submit()
-    (job,) = job_folders(RUN)
-    assert job.script.is_file() and job.read()["job_id"] is None
+    assert RunFolder(RUN).config.is_file() and [job.read()["job_id"] for job in job_folders(RUN)] == ["41", None]
+
+
+def test_a_submission_without_an_answer_keeps_the_jobs_files(fake, monkeypatch):
+    fake.answers("sbatch", started(0), started(0), started(0), refused("Socket timed out on send/recv operation"))
+    clock = iter(range(0, 100000, 100))
+    monkeypatch.setattr(slurm_commands.time, "monotonic", lambda: float(next(clock)))
+    with pytest.raises(SlurmError, match="did not answer"):
+        submit()
+    assert RunFolder(RUN).config.is_file() and job_folders(RUN)[0].script.is_file()
 
 
 def test_job_folders_are_numbered_by_owner(tmp_path):

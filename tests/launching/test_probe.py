@@ -55,9 +55,9 @@ def test_a_rank_killed_by_the_system_is_a_full_memory():
 
 
 def test_an_abort_is_one_only_under_a_limit_of_ours():
-    assert not _judge(RanksEnd(-signal.SIGABRT, [], 1), CPU).fits
+    assert not _judge(RanksEnd(1, [], 2, aborted=[1]), CPU).fits
     with pytest.raises(RanksFailed):
-        _judge(RanksEnd(-signal.SIGABRT, [], 1), CARD)
+        _judge(RanksEnd(1, [], 2, aborted=[1]), CARD)
 
 
 def test_what_fits_tells_the_most_that_a_rank_held():

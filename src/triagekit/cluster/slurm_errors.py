@@ -27,7 +27,12 @@ _PERHAPS_TAKEN = ("socket timed out on send/recv", "zero bytes were transmitted"
 # (pattern in Slurm's message, what to do)
 _ADVICE: tuple[tuple[str, str], ...] = (
     (
-        r"unable to contact slurm controller|socket timed out|connection refused|communication connection failure",
+        r"socket timed out|zero bytes were transmitted|message receive failure",
+        "The controller did not answer in time. What was asked may have been done all the same: look at `squeue --me` "
+        "before you try again.",
+    ),
+    (
+        r"unable to contact slurm controller|connection refused|communication connection failure",
         "The controller did not answer for a while. It may be restarting: try again in some minutes; `scontrol ping` "
         "tells. Nothing was submitted.",
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from triagekit.cluster.job_scripts import train_script
 from triagekit.cluster.sbatch_script import SbatchScript
 from triagekit.cluster.site_rungs import ChosenRung, Notes, SubmitOptions, choose_rung, site_ladder
 from triagekit.cluster.sites import SiteSettings
+from triagekit.cluster.slurm_errors import SlurmError, is_controller_away
 from triagekit.cluster.submit import SubmittedJob, refuse_second_job, submit_job
 from triagekit.errors import TriageError
 from triagekit.hardware.ladder import Rung
@@ -64,26 +66,34 @@ def submit_train(
     files = {"config.yaml": to_yaml(settings)}
     if site.changes_ladder:
         files["ladder.yaml"] = to_yaml(site_ladder(site, settings.hardware.ladder))
+    fresh = not run.config.is_file()
     if not options.dry_run:
         RunFolder.create(run.folder, settings.model_dump(mode="json"), to_yaml(settings))
         folder = next_job_folder(run.folder, "train")
-    job = submit_job(
-        script_for(choice.rung, folder, choice.passed_over),
-        folder,
-        "train",
-        site,
-        rung=choice.rung.name,
-        passed_over=choice.passed_over,
-        dependency=dependency,
-        dry_run=options.dry_run,
-        files=files,
-        card={
-            "run": str(run.folder),
-            "config": given,
-            "starts": [answer.as_row() for answer in choice.answers],
-            "git": git_state(),
-        },
-    )
+    try:
+        job = submit_job(
+            script_for(choice.rung, folder, choice.passed_over),
+            folder,
+            "train",
+            site,
+            rung=choice.rung.name,
+            passed_over=choice.passed_over,
+            dependency=dependency,
+            dry_run=options.dry_run,
+            files=files,
+            card={
+                "run": str(run.folder),
+                "config": given,
+                "starts": [answer.as_row() for answer in choice.answers],
+                "git": git_state(),
+            },
+        )
+    except SlurmError as error:
+        # A run that never was must not stand in the way of the next try with other settings. Where no answer came, the
+        # job may be in the queue, and needs its files.
+        if fresh and not is_controller_away(error.message):
+            shutil.rmtree(run.folder)
+        raise
     return SubmittedTraining(job, choice)
 
 

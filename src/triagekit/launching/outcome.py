@@ -62,5 +62,6 @@ def describe_failure(end: RanksEnd) -> str:
         return f"Rank {failed.rank} failed ({first_line}). Its traceback is above; the other ranks ended with it."
     return (
         f"{end.ranks - len(end.reports)} of the {end.ranks} ranks of this node did not say how they ended (agent's code "
-        f"{end.code}): they were killed, waited in vain for another node, or never started. What was printed above tells more."
+        f"{end.code}): they were killed, waited in vain for another node, or never started. "
+        "What was printed above tells more."
     )

@@ -38,7 +38,8 @@ class ProbeResult:
 
 
 def probe(settings: TrainSettings, force: RungInForce) -> ProbeResult:
-    """Two optimizer steps of the longest batch on the rung in force, in children of their own; their memory is free afterwards.
+    """Two optimizer steps of the longest batch on the rung in force, in child processes, so that all memory is free
+    again afterwards.
 
     Every node of a rung over several nodes tries its own share. A process on the CPU is held to the rung's memory_gb.
     Raises TriageError for what the user can mend, RanksFailed for another failure than a full memory,
@@ -68,7 +69,7 @@ def probe_settings(settings: TrainSettings, rung: Rung) -> TrainSettings:
 
 
 def _share_of_a_node(rung: Rung) -> Rung:
-    # What the settings ask for is in them already (apply_rung over all nodes); as the run's own it must not be cut again.
+    # The settings hold what the rung over all nodes makes of them already.
     changes: dict[str, object] = {"nodes": 1, "micro_batch": None}
     if rung.count <= 1:
         changes |= {"sharding": "none", "launcher": "none"}
@@ -84,8 +85,15 @@ def _alone(force: RungInForce, path: Path) -> RanksEnd:
         finally:
             child.kill()
             child.wait()
-        killed = [0] if code == -signal.SIGKILL and forwarding.signal_number is None else []
-        return RanksEnd(code, read_reports(Path(reports)), 1, killed, forwarding.signal_number, forwarding.at_once)
+        return RanksEnd(
+            code,
+            read_reports(Path(reports)),
+            1,
+            [0] if code == -signal.SIGKILL and forwarding.signal_number is None else [],
+            forwarding.signal_number,
+            forwarding.at_once,
+            [0] if code == -signal.SIGABRT else [],
+        )
 
 
 def _judge(end: RanksEnd, rung: Rung) -> ProbeResult:
@@ -99,7 +107,7 @@ def _judge(end: RanksEnd, rung: Rung) -> ProbeResult:
     if end.killed:
         return ProbeResult(False, None, "killed by the system, as it does when memory runs out")
     # C++ code that gets no memory ends its process; under a limit of our own that is the cause.
-    if rung.on_cpu and end.code == -signal.SIGABRT:
+    if rung.on_cpu and end.aborted:
         return ProbeResult(False, None, f"no memory beyond the rung's {rung.memory_gb:g} GB")
     refused = end.first("refused")
     if refused is not None:

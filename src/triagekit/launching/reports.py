@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import time
 import traceback
 from collections.abc import Mapping
@@ -54,11 +53,12 @@ def write_agent_report(codes: Mapping[int, int]) -> None:
     write_json(Path(os.environ[REPORTS]) / AGENT_REPORT, {str(rank): code for rank, code in codes.items()})
 
 
-def killed_ranks(folder: Path) -> list[int]:
-    """Ranks that somebody else killed with SIGKILL: the kernel for want of memory, or a person."""
+def ranks_ended_by(number: int, folder: Path) -> list[int]:
+    """Ranks that a signal ended, of those that failed by themselves: SIGKILL comes from the kernel for want of memory,
+    or from a person; SIGABRT from C++ code that cannot go on."""
     path = folder / AGENT_REPORT
     codes = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return sorted(int(rank) for rank, code in codes.items() if code == -signal.SIGKILL)
+    return sorted(int(rank) for rank, code in codes.items() if code == -number)
 
 
 def report_failure(folder: Path, rank: int, error: BaseException) -> None:

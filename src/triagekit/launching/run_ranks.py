@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import tempfile
 import time
@@ -14,7 +15,7 @@ from triagekit.launching.command import agent_environment, agent_words
 from triagekit.launching.forwarding import SignalForwarding
 from triagekit.launching.processes import start_child
 from triagekit.launching.rendezvous import Rendezvous
-from triagekit.launching.reports import REPORTS, RankReport, killed_ranks, read_reports
+from triagekit.launching.reports import REPORTS, RankReport, ranks_ended_by, read_reports
 from triagekit.launching.rung_in_force import RungInForce
 from triagekit.training.ranks import ATTEMPT
 
@@ -22,8 +23,8 @@ from triagekit.training.ranks import ATTEMPT
 @dataclass(frozen=True)
 class RanksEnd:
     """How the ranks of this node ended: the agent's return code, one report a rank where it left one, how many
-    there were, those that somebody killed, the first stop signal that this process got, and whether a second Ctrl-C
-    ended them."""
+    there were, those that somebody killed, the first stop signal that this process got, whether a second Ctrl-C
+    ended them, and those that aborted."""
 
     code: int
     reports: list[RankReport]
@@ -31,6 +32,7 @@ class RanksEnd:
     killed: list[int] = field(default_factory=list)
     signal_number: int | None = None
     killed_by_person: bool = False
+    aborted: list[int] = field(default_factory=list)
 
     def first(self, end: str) -> RankReport | None:
         """The earliest report of that end."""
@@ -77,7 +79,8 @@ def run_ranks(
             code,
             read_reports(Path(reports)),
             max(1, force.rung.count),
-            killed_ranks(Path(reports)),
+            ranks_ended_by(signal.SIGKILL, Path(reports)),
             forwarding.signal_number,
             forwarding.at_once,
+            ranks_ended_by(signal.SIGABRT, Path(reports)),
         )

@@ -56,7 +56,13 @@ def collect(trainer: TriageTrainer) -> dict[str, Any]:
     if not group.main:
         return own
     schedule: Any = trainer.lr_scheduler
-    state = {WEIGHTS: weights, OPTIMIZER: optimizer, SCHEDULE: schedule.state_dict(), COUNTERS: counters, **own}
+    state = {
+        WEIGHTS: weights,
+        OPTIMIZER: optimizer,
+        SCHEDULE: {"steps": schedule.last_epoch},
+        COUNTERS: counters,
+        **own,
+    }
     scaler = trainer.accelerator.scaler
     if scaler is not None:
         state[SCALER] = scaler.state_dict()
@@ -104,11 +110,20 @@ def load_optimizer(trainer: TriageTrainer, folder: Path) -> str | None:
     except TriageError as error:
         # The same files and the same model everywhere: every process comes here, or none.
         reason = str(error)
-    schedule.load_state_dict(load_state(folder, SCHEDULE))
-    # Also where the optimizer starts anew: the schedule writes the rate only after the next step.
-    for group in wrapped.param_groups:
-        group["lr"] = schedule.get_last_lr()[0]
+    move_schedule(schedule, wrapped, load_state(folder, SCHEDULE)["steps"])
     return reason
+
+
+def move_schedule(schedule: Any, optimizer: Any, steps: int) -> None:
+    """Be where the schedule was after `steps` optimizer steps.
+
+    Only the step is stored: how many groups there are, of one rate each, depends on who keeps the optimizer.
+    """
+    schedule.load_state_dict({**schedule.state_dict(), "last_epoch": steps, "_step_count": steps + 1})
+    rate = schedule.base_lrs[0] * schedule.lr_lambdas[0](steps)
+    schedule._last_lr = [rate for _ in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = rate
 
 
 def load_scaler(trainer: TriageTrainer, folder: Path) -> None:

@@ -165,8 +165,8 @@ def prepare_for_deepspeed() -> None:
             f"This rung shards by DeepSpeed, which cannot be used here ({error}). pip install deepspeed, or take a "
             "launcher with DDP (2gpu_ddp)."
         ) from None
-    # A C++ build of minutes, for a transport that gloo has already.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # Else DeepSpeed tries out compilers, says what they lack, and builds for minutes a transport that gloo has already.
+    deepspeed.ops.__compatible_ops__ = {}
     # With it accelerate forgets DeepSpeed and trains by DDP, without a word.
     os.environ.pop("ACCELERATE_USE_CPU", None)
     os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
