@@ -77,7 +77,7 @@ def finish(process):
 
 
 def test_a_stopped_run_of_two_processes_goes_on_with_one(place):
-    words = ["--name", "a $$ b", "class_weights={category: {Hardware: 2.0}}", "max_steps=60"]
+    words = ["--name", "a $$ b", "class_weights={category: {Hardware: 2.0}}", "max_steps=300"]
     folder = RunFolder(place / "runs" / "a $$ b")
     process = start(place, "--rung", "two", *words)
     until = time.monotonic() + 400
@@ -94,8 +94,8 @@ def test_a_stopped_run_of_two_processes_goes_on_with_one(place):
 
     code, said, errors = finish(start(place, "--rung", "one", *words))
     assert code == 0, errors
-    assert any(f"Going on from step {step} of 60" in line for line in said)
-    assert not folder.stopped.exists() and folder.read(folder.summary)["steps"] == 60
+    assert any(f"Going on from step {step} of 300" in line for line in said)
+    assert not folder.stopped.exists() and folder.read(folder.summary)["steps"] == 300
     starts = folder.read(folder.environment)["starts"]
     assert [(one["rung"], one["world"]) for one in starts] == [("two", 2), ("one", 1)]
     # What the rung changes is how the run is computed, not which run it is.

@@ -64,7 +64,7 @@ def score_script(
         place = place.model_copy(update={"nodes": nodes})
     count = place.nodes or 1
     successor = site.requeue == "successor"
-    script = shlex.quote(str((folder / "job.sbatch").absolute()))
+    script = shlex.quote(str(folder / "job.sbatch"))
     module = ["-m", "triagekit.cluster.ray_cluster", "--"] if count > 1 else ["-m", "triagekit", "score"]
     attempt = '"$PYTHON" -m triagekit.cluster.score_attempt'
     return SbatchScript(
