@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -38,11 +39,20 @@ def test_time_limit(slurm: MiniSlurm, workplace: Path, reference: TrainingJob) -
     """By requeueing, and on a site that forbids it by a successor, at the same time."""
     own = TrainingJob.submit(slurm, workplace, "limit-requeue", *ONE_GPU)
     chained = TrainingJob.submit(slurm, workplace, "limit-successor", *ONE_GPU, "site.requeue=successor")
-    for job in (own, chained):
-        job.wait_for_step(4)
-        with job.frozen() as processes:
+    waiting = {own.id: own, chained.id: chained}
+    processes: list[int] = []
+    with contextlib.ExitStack() as held:
+
+        def hold_in_the_middle() -> bool:
+            """Whichever comes to the middle first is held there until the other is."""
+            for job in [job for job in waiting.values() if job.step() >= 4]:
+                processes.extend(held.enter_context(waiting.pop(job.id).frozen()))
+            return not waiting
+
+        wait_until(hold_in_the_middle, "both jobs to be in the middle", 300, slurm)
+        for job in (own, chained):
             end_soon(slurm, job.id, 55)
-            wait_until(lambda p=processes: all(is_warned(one) for one in p), "the warning", 90)
+        wait_until(lambda: all(is_warned(one) for one in processes), "the warning", 90)
     assert own.wait("COMPLETED")["Restarts"] == "1"
     assert own.states == ["timeout", "finished"]
     assert own.attempts[0].code == 140
