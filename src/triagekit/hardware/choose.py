@@ -23,9 +23,9 @@ GIBIBYTE = 2**30
 class RungAssessment:
     """One rung judged for one run.
 
-    `rung` is the ladder's, with fewer rows at once where more would not fit; `reasons` say why it cannot be taken,
-    `notes` what is worth knowing if it is. `estimate` is None where the base's sizes are not known; `seconds` where no
-    rate was measured. `memory_bytes` is what one device has.
+    `rung` is the ladder's, with fewer rows at once where more would not fit; `fits` says whether it can be taken,
+    `reasons` why not, `notes` what is worth knowing if it is. `estimate` is None where the base's sizes are not known;
+    `seconds` where no rate was measured. `memory_bytes` is what one device has.
     """
 
     rung: Rung
@@ -42,6 +42,11 @@ class RungAssessment:
     """Whether nothing but the run's own settings stands against the rung: its device is here, its memory suffices."""
 
     @property
+    def fits_in_memory(self) -> bool | None:
+        """Whether the estimate stays below the usable part of one device; None without an estimate."""
+        return None if self.estimate is None else self.estimate.peak <= USABLE * self.memory_bytes
+
+    @property
     def batch(self) -> str:
         """`micro × accumulation × world = effective`, the last three as numbers."""
         if self.micro is None or self.accumulation is None:
@@ -53,6 +58,7 @@ class RungAssessment:
         return {
             "rung": self.rung.name,
             "fits": self.fits,
+            "fits_in_memory": self.fits_in_memory,
             "reasons": list(self.reasons),
             "notes": list(self.notes),
             "memory_bytes": self.memory_bytes,

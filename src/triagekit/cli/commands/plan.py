@@ -94,7 +94,9 @@ def _site(name: str, own: str) -> tuple[Ladder, Mapping[str, str]]:
 def _table(assessment: Assessment) -> list[list[str]]:
     rows = [[label, *(_part(row, name) for row in assessment.rows)] for label, name in PARTS]
     rows.append(["one device has", *(_gibibytes(row.memory_bytes) for row in assessment.rows)])
-    rows.append(["fits", *("yes" if row.fits else "no" for row in assessment.rows)])
+    words = {True: "yes", False: "no", None: "?"}
+    rows.append(["memory is enough", *(words[row.fits_in_memory] for row in assessment.rows)])
+    rows.append(["can be taken", *(words[row.fits] for row in assessment.rows)])
     effective = assessment.rows[0].effective
     rows.append([f"batch of {effective}", *(_batch(row) for row in assessment.rows)])
     rows.append(["expected time", *(_duration(row.seconds) for row in assessment.rows)])
