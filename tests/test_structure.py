@@ -9,7 +9,7 @@ import sys
 import pytest
 
 FLOORS = [
-    {"errors", "progress", "files", "settings"},
+    {"errors", "progress", "signals", "files", "settings"},
     {"schema", "data"},
     {"modeling", "hardware"},
     {"training", "scoring"},

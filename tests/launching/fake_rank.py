@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 from triagekit.errors import TriageError
-from triagekit.launching.processes import STOP_SIGNALS
 from triagekit.launching.rank import run_in_rank
 from triagekit.launching.reports import RankReport
+from triagekit.signals import STOP_SIGNALS
 from triagekit.training.stopping import TrainingInterrupted
 
 RANK = int(os.environ["RANK"])

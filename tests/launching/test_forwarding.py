@@ -10,6 +10,7 @@ import time
 
 from triagekit.launching import forwarding
 from triagekit.launching.processes import children_of, start_child
+from triagekit.signals import STOP_SIGNALS
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(120)"]
 
@@ -34,10 +35,10 @@ def test_what_is_not_worth_saving_ends_at_the_first_signal():
 
 
 def test_handlers_are_put_back():
-    before = [signal.getsignal(number) for number in forwarding.STOP_SIGNALS]
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
     with forwarding.SignalForwarding():
         assert signal.getsignal(signal.SIGTERM) not in before
-    assert [signal.getsignal(number) for number in forwarding.STOP_SIGNALS] == before
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
 
 
 def test_children_are_found_whatever_their_name():

@@ -144,7 +144,7 @@ def test_a_stop_is_noted_once_and_repeats_do_not_kill():
         for _ in range(3):
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGUSR2)
-        assert stop.signal_number == signal.SIGUSR2 and stop.agree(ProcessGroup()) == signal.SIGUSR2
+        assert stop.signal_number == signal.SIGINT and stop.agree(ProcessGroup()) == signal.SIGINT
     with StopRequest() as alone:
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)

@@ -7,9 +7,9 @@ import subprocess
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
 
-from triagekit.launching.processes import STOP_SIGNALS, children_of, send
+from triagekit.launching.processes import children_of, send
+from triagekit.signals import STOP_SIGNALS, SignalNotes
 
 REPEAT_SECONDS = 2.0
 POLL_SECONDS = 0.2
@@ -18,36 +18,23 @@ GRACE_SECONDS = 60.0
 """How long ranks get to notice by themselves that those of another node are gone, and to say what they saw."""
 
 
-class SignalForwarding:
+class SignalForwarding(SignalNotes):
     """Notes SIGUSR2, SIGTERM and SIGINT while entered, and passes them on to the children of an agent.
 
     A rank that is still importing has no handler yet and ignores the signal, so it is sent again until the ranks have
     ended; a rank that has heard it ignores the repeats. A second Ctrl-C ends everything at once.
-    Outside the main thread, where Python allows no handlers, it does nothing.
     """
 
     def __init__(self) -> None:
-        self.signal_number: int | None = None
-        self._noted: list[int] = []
+        super().__init__(STOP_SIGNALS)
         self.at_once = False
+        self._noted: list[int] = []
         self._due = 0.0
-        self._previous: dict[int, Any] = {}
 
-    def __enter__(self) -> Self:
-        try:
-            for number in STOP_SIGNALS:
-                self._previous[number] = signal.signal(number, self._note)
-        except ValueError:
-            self._previous.clear()
-        return self
-
-    def __exit__(self, *unused: object) -> None:
-        for number, previous in self._previous.items():
-            signal.signal(number, previous)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """The handler."""
+        super().note(number, frame)
         self.at_once = self.at_once or (number == signal.SIGINT and number in self._noted)
-        self.signal_number = self.signal_number or number
         if number not in self._noted:
             self._noted.append(number)
         self._due = 0.0

@@ -10,8 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-STOP_SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
-"""What asks a run to write a checkpoint and end."""
+from triagekit.signals import STOP_SIGNALS
 
 LAUNCHER_PID = "TRIAGEKIT_LAUNCHER_PID"
 _PR_SET_PDEATHSIG = 1

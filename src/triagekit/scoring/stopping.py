@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from types import FrameType
-from typing import Any, Self
+
+from triagekit.signals import SignalNotes
 
 PATIENCE = {signal.SIGTERM: 10.0, signal.SIGUSR2: 60.0}
 """Seconds that shards under way may still take: schedulers kill some 30 s after TERM, and USR2 is asked for earlier."""
@@ -19,31 +19,14 @@ class ScoringInterrupted(Exception):
         super().__init__(f"{name}: no more shards are taken, finished parts are kept. The same command goes on.")
 
 
-class StopRequest:
-    """Turns SIGTERM and SIGUSR2 into a wish that the pool grants. Outside the main thread it does nothing.
+class StopRequest(SignalNotes):
+    """Turns SIGTERM and SIGUSR2 into a wish that the pool grants.
 
     Entered after Ray is connected, because Ray installs a SIGTERM handler of its own then.
     """
 
     def __init__(self) -> None:
-        self.signal_number: int | None = None
-        self._previous: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> Self:
-        try:
-            for number in PATIENCE:
-                self._previous[number] = signal.signal(number, self._note)
-        except ValueError:
-            self._previous.clear()
-        return self
-
-    def __exit__(self, *unused: object) -> None:
-        for number, previous in self._previous.items():
-            signal.signal(number, previous)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        # A launcher may pass on what the batch system sent to every process: the same signal twice is one wish.
-        self.signal_number = self.signal_number or number
+        super().__init__(PATIENCE)
 
     @property
     def patience(self) -> float:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import signal
 from collections.abc import Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
+from triagekit.signals import STOP_SIGNALS, SignalNotes
 from triagekit.training.settings import EvaluationSettings
 
 if TYPE_CHECKING:
     from triagekit.training.process_group import ProcessGroup
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
 def evaluations_without_improvement(values: Sequence[float], threshold: float, greater_is_better: bool) -> int:
@@ -52,31 +51,17 @@ class TrainingInterrupted(Exception):
         super().__init__(f"{name}: stopped {where}. The same command goes on.")
 
 
-class StopRequest:
+class StopRequest(SignalNotes):
     """Turns Ctrl-C, SIGTERM and SIGUSR2 into a wish that the training loop grants at the next step boundary.
 
-    `patient` False: a second Ctrl-C ends the process at once, and the first one too while `in_loop` is False. Repeats of other signals change nothing, since batch
-    systems and launchers send them more than once; nor does any repeat with `patient` True, in a process among several.
-    Outside the main thread, where Python allows no handlers, it does nothing.
+    Among several processes (`patient`) that is all. A process that is alone ends at once at a second Ctrl-C, and at the
+    first one too while `in_loop` is False.
     """
 
     def __init__(self, patient: bool = False) -> None:
-        self.signal_number: int | None = None
+        super().__init__(STOP_SIGNALS)
         self.in_loop = False
         self._patient = patient
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        try:
-            for number in SIGNALS:
-                self._previous[number] = signal.signal(number, self._note)
-        except ValueError:
-            self._previous.clear()
-        return self
-
-    def __exit__(self, *unused: object) -> None:
-        for number, previous in self._previous.items():
-            signal.signal(number, previous)
 
     def agree(self, group: ProcessGroup) -> int:
         """The signal that any process has got, so that all end after the same step; 0 for none. Collective."""
@@ -84,9 +69,10 @@ class StopRequest:
         self.signal_number = number or None
         return number
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal_number = number
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """The handler."""
+        super().note(number, frame)
         if number == signal.SIGINT and not self._patient:
             if not self.in_loop:
                 raise KeyboardInterrupt
-            signal.signal(number, self._previous[number])
+            self.give_back(number)
