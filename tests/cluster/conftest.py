@@ -1,14 +1,19 @@
-"""The real Slurm that the tests marked `cluster` run on: one a session, put in order again after each test."""
+"""The real Slurm that the tests marked `cluster` run on (one a session, put in order again after each test), and a
+stand-in for its commands."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from fake_slurm import FakeSlurm
 from mini_slurm import MiniSlurm
 from mini_slurm_files import why_not_here
+
+from triagekit.cluster import slurm_commands
 
 REQUIRE = "TRIAGEKIT_REQUIRE_SLURM"
 
@@ -72,3 +77,16 @@ def put_in_order(cluster: MiniSlurm) -> None:
         if time.monotonic() > until:
             raise RuntimeError(f"jobs do not end:\n{cluster.run('squeue', '-a')}\n{cluster.logs()}")
         time.sleep(0.1)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    """A project folder and a Slurm that gives the job numbers 11, 12, …"""
+    fake = FakeSlurm(tmp_path / "slurm")
+    fake.answers("sbatch", *((f"{number}\n", "", 0) for number in range(11, 30)))
+    fake.answers("scontrol", ("MaxArraySize            = 1001\n", "", 0))
+    monkeypatch.setenv("PATH", f"{fake.folder}:/usr/bin:/bin")
+    monkeypatch.setattr(slurm_commands.time, "sleep", lambda seconds: None)
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    return fake

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from fake_slurm import FakeSlurm
+from stopping_work import STOPPING_WORK
 
 from triagekit.cluster import slurm_commands
 from triagekit.cluster.pipeline_settings import PipelineSettings
@@ -197,26 +198,10 @@ def test_slurms_refusal_is_told_in_its_own_words(checkout, here, capsys):
     assert "invalid partition specified: nope" in capsys.readouterr().err
 
 
-STOPPING = """
-import pathlib, signal, sys, time
-seen = pathlib.Path(sys.argv[1])
-starts = len(list(seen.glob("start-*"))) + 1
-(seen / f"start-{starts}").touch()
-def stop(*_):
-    time.sleep(1)
-    (seen / f"saved-{starts}").touch()
-    sys.exit(140)
-signal.signal(signal.SIGUSR2, stop)
-if starts == 1:
-    (seen / "ready").touch()
-    time.sleep(300)
-"""
-
-
 def test_a_stopped_job_saves_and_goes_on_with_the_same_words(tmp_path):
     """Through submitit's own local executor: its handler, its requeue, its pickles."""
     (seen := tmp_path / "seen").mkdir()
-    (script := tmp_path / "work.py").write_text(STOPPING)
+    (script := tmp_path / "work.py").write_text(STOPPING_WORK)
     executor = make_executor(tmp_path / "jobs", None, {})
     (handle,) = submit_all(executor, [CommandJob([str(script), str(seen)], {}, 60.0)])
     until = time.monotonic() + 120

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from cluster_helpers import ENDED, job_info, wait_until
 from mini_slurm import MiniSlurm
+from stopping_work import STOPPING_WORK
 
 from triagekit.cluster.pipeline import submit_pipeline
 from triagekit.cluster.pipeline_settings import PipelineSettings
@@ -110,25 +111,9 @@ def test_a_failed_preparation_stops_everything_and_the_report_says_so(slurm: Min
     assert not (project / "scores").exists()
 
 
-_WORK = """
-import pathlib, signal, sys, time
-seen = pathlib.Path(sys.argv[1])
-starts = len(list(seen.glob("start-*"))) + 1
-(seen / f"start-{starts}").touch()
-def stop(*_):
-    time.sleep(2)
-    (seen / f"saved-{starts}").touch()
-    sys.exit(140)
-signal.signal(signal.SIGUSR2, stop)
-if starts == 1:
-    (seen / "ready").touch()
-    time.sleep(300)
-"""
-
-
 def test_a_submitit_job_that_is_warned_saves_is_requeued_and_finishes(slurm: MiniSlurm, project: Path):
     (seen := project / "seen").mkdir()
-    (script := project / "work.py").write_text(_WORK)
+    (script := project / "work.py").write_text(STOPPING_WORK)
     site = load_site("test")
     parameters = slurm_parameters(site, site.place("cpu"), name="warned")
     (handle,) = submit_all(make_executor(project / "jobs", site, parameters), [CommandJob([str(script), str(seen)])])

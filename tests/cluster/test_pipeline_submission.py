@@ -12,10 +12,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from fake_slurm import FakeSlurm, words_after
+from fake_slurm import words_after
 
 from triagekit import __version__
-from triagekit.cluster import pipeline_report, slurm_commands
+from triagekit.cluster import pipeline_report
 from triagekit.cluster.attempts.record import Attempt, write_attempts
 from triagekit.cluster.pipeline import load_pipeline, submit_pipeline
 from triagekit.cluster.pipeline_settings import PipelineSettings
@@ -36,19 +36,6 @@ VALUES = {
 
 def settings(**changes):
     return PipelineSettings.model_validate({**VALUES, **changes})
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A project folder and a Slurm that gives the job numbers 11, 12, …"""
-    fake = FakeSlurm(tmp_path / "slurm")
-    fake.answers("sbatch", *((f"{number}\n", "", 0) for number in range(11, 30)))
-    fake.answers("scontrol", ("MaxArraySize            = 1001\n", "", 0))
-    monkeypatch.setenv("PATH", f"{fake.folder}:/usr/bin:/bin")
-    monkeypatch.setattr(slurm_commands.time, "sleep", lambda seconds: None)
-    (tmp_path / "project").mkdir()
-    monkeypatch.chdir(tmp_path / "project")
-    return fake
 
 
 def submit(pipeline, **more):

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_slurm import FakeSlurm, words_after
+from fake_slurm import words_after
 
-from triagekit.cluster import slurm_commands, sweep
+from triagekit.cluster import sweep
 from triagekit.cluster.job_folder import JobFolder
 from triagekit.cluster.sites import load_site
 from triagekit.cluster.slurm_commands import QueuedJob
@@ -18,19 +18,6 @@ from triagekit.cluster.sweep_settings import SweepSettings
 from triagekit.errors import ProblemsError, TriageError
 
 SWEEP = SweepSettings.model_validate({"name": "s", "methods": ["lora", "hybrid"], "seeds": [1, 2, 3], "concurrency": 2})
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A project folder and a Slurm that gives the job numbers 11, 12, …"""
-    fake = FakeSlurm(tmp_path / "slurm")
-    fake.answers("sbatch", *((f"{number}\n", "", 0) for number in range(11, 20)))
-    fake.answers("scontrol", ("MaxArraySize            = 1001\n", "", 0))
-    monkeypatch.setenv("PATH", f"{fake.folder}:/usr/bin:/bin")
-    monkeypatch.setattr(slurm_commands.time, "sleep", lambda seconds: None)
-    (tmp_path / "project").mkdir()
-    monkeypatch.chdir(tmp_path / "project")
-    return fake
 
 
 def submit(settings=SWEEP, **more):
