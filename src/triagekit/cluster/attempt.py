@@ -8,7 +8,6 @@
     trap : TERM                                    # let what follows be reached when Slurm ends the job
     code=0
     srun … || code=$?
-    trap '' TERM                                   # the requeue that may follow sends it to this very process
     exec python -m triagekit.cluster.attempt end --run RUN --code "$code"
 
 `begin` exits with 0: go on; 10: nothing to do; else: stop with this code. `end` exits with the code the job is to have:
