@@ -230,7 +230,9 @@ def test_every_sharding_with_every_method(make, sharding, changes):
 @pytest.mark.long
 @pytest.mark.parametrize("sharding", ["zero2", "zero3"])
 def test_a_sharded_run_that_is_killed_goes_on_exactly(make, sharding):
-    whole, settings = make(f"whole-{sharding}"), make(f"killed-{sharding}")
+    # Hybrid: weights with and without decay, so that the optimizer has more than one group.
+    hybrid = {"adapter": {"method": "hybrid"}}
+    whole, settings = make(f"whole-{sharding}", **hybrid), make(f"killed-{sharding}", **hybrid)
     reference = run_in_ranks(whole, log_of(whole), sharding=sharding)
     run = RunFolder(f"{settings.output}/{settings.name}")
     ranks = ForkedRanks(settings, log_of(settings), sharding=sharding)

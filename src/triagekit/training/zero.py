@@ -71,6 +71,7 @@ def gathered_state(optimizer: Any, model: nn.Module, names: list[list[str]], kee
 
     inner = optimizer.optimizer
     trained = _trained(model)
+    _link_figures(optimizer)
     state: dict[str, dict[str, Any]] = {}
     for names_of_group, flat in zip(names, _flat_of_groups(optimizer, names), strict=True):
         figures = inner.state.get(flat[0], {}) if flat else {}
@@ -105,12 +106,19 @@ def load_gathered_state(optimizer: Any, model: nn.Module, names: list[list[str]]
             for key, value in first.items():
                 # Adam's step counter stands on the CPU, the figures beside their weights.
                 inner.state[partition][key] = torch.zeros_like(partition) if key in whole else _copied(value)
-    if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
-        optimizer._lazy_init_hp_params_optimizer_state()
+    _link_figures(optimizer)
     for names_of_group, whole in zip(names, wholes, strict=True):
         for name in names_of_group:
             for key in whole:
                 safe_set_full_optimizer_state(trained[name], state["state"][name][key].to(trained[name].device), key)
+
+
+def _link_figures(optimizer: Any) -> None:
+    """Let ZeRO-2 know each weight's part of the optimizer's figures. It does so by itself after the first step of the
+    first group, when the others (the weights without decay) have no figures yet, and never again."""
+    if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
+        optimizer._hp_optimizer_states_linked = False
+        optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def _flat_of_groups(optimizer: Any, names: list[list[str]]) -> list[list[torch.Tensor]]:
