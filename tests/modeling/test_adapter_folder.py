@@ -161,7 +161,8 @@ from triagekit.schema import Schema
 import json
 base, folder, schema = sys.argv[2:5]
 tokenizer = load_tokenizer(base)
-segments = SegmentTokenizer(tokenizer, PromptTemplate(tokenizer, Schema.from_dict(json.loads(schema)), PromptSettings(max_length=1500)))
+template = PromptTemplate(tokenizer, Schema.from_dict(json.loads(schema)), PromptSettings(max_length=1500))
+segments = SegmentTokenizer(tokenizer, template)
 torch.manual_seed(0)
 settings = AdapterSettings(r=4, method="hybrid", targets=["v_proj", "q_proj", "down_proj"])
 model, report = attach_adapter(load_base(base, "fp32"), settings)
@@ -305,7 +306,10 @@ def test_what_is_no_adapter_folder_is_named(tmp_path):
 
 
 def test_reading_the_card_needs_no_torch(saved):
-    script = "import sys; from triagekit.modeling.adapter_folder import read_card; read_card(sys.argv[1]); assert 'torch' not in sys.modules"
+    script = (
+        "import sys; from triagekit.modeling.adapter_folder import read_card; read_card(sys.argv[1]); "
+        "assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", script, str(saved[2])], check=True)
 
 

@@ -61,10 +61,11 @@ def choose_rung(
     script_for: Callable[[Rung], SbatchScript],
     notes: Notes,
 ) -> ChosenRung:
-    """The rung for a training job, or for an array of them: one that all `runs` fit on. `script_for` gives the script that would be submitted, about which Slurm is asked.
+    """The rung for a training job, or for an array of them: one that all `runs` fit on. `script_for` gives the script
+    that would be submitted, about which Slurm is asked.
 
-    With `options.rung`, or a rung in the runs' own settings, that rung is taken whatever Slurm says. Without Slurm on this machine (a dry run on a laptop)
-    the order decides. Raises TriageError when no rung of the site can be had or fits.
+    With `options.rung`, or a rung in the runs' own settings, that rung is taken whatever Slurm says. Without Slurm on
+    this machine (a dry run on a laptop) the order decides. Raises TriageError when no rung of the site can be had or fits.
     """
     ladder = site_ladder(site, runs[0].hardware.ladder)
     policy = options.policy or site.policy

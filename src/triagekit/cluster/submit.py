@@ -51,7 +51,8 @@ def submit_job(
     `folder` is a job folder from `next_job_folder(owner, kind)` (where the script's text names it), or the owner
     itself: then the next job folder is made and the log goes there. `dependency` is sbatch's, e.g. `afterok:12:13`;
     such a job is removed by Slurm when what it waits for fails. `files` (name → text) are stored beside the script
-    first, with the site and its ladder; `card` is added to job.json. Raises SlurmError with Slurm's words; the job folder then stays, without an id.
+    first, with the site and its ladder; `card` is added to job.json. Raises SlurmError with Slurm's words; the job
+    folder then stays, without an id.
     """
     if not is_job_folder(folder):
         folder = next_job_folder(folder, kind, dry_run=dry_run)

@@ -132,7 +132,8 @@ def _tests(comparison: Comparison) -> list[Markup]:
             "Every difference is on the same tickets, averaged over seeds. “Given these models” resamples tickets only: "
             "it holds for exactly the adapters at hand. McNemar counts the tickets that only one of two runs of equal seed "
             "got right. A difference counts as beyond noise where p, corrected for the number of tests (Holm; all label "
-            "fields together and the single fields are two families), is below 0.05. With two seeds the interval is wide on purpose: two seeds say little about how much training varies.",
+            "fields together and the single fields are two families), is below 0.05. With two seeds the interval is wide on "
+            "purpose: two seeds say little about how much training varies.",
             "note",
         )
     )

@@ -88,7 +88,8 @@ def signed(value: float, digits: int = 1) -> str:
 
 
 def compare_pairs(methods: Sequence[Method], resamples: int, seed: int) -> list[PairedTest]:
-    """Every pair of `methods` (the later named minus the earlier) on all label fields together (the main question) and on each field (the details).
+    """Every pair of `methods` (the later named minus the earlier) on all label fields together (the main question) and on
+    each field (the details).
 
     Main question and details are two families, each corrected by Holm: looking at many fields does not blur the answer
     to the question that was asked first.

@@ -72,5 +72,6 @@ def find_site(name_or_path: str) -> Path:
         return path
     raise TriageError(
         f"No site named '{name_or_path}'. {did_you_mean(name_or_path, shipped_sites())} "
-        f"A site of your own is given by its path, e.g. ./{name_or_path}.yaml (start from a copy of {sites_folder()}/generic.yaml)"
+        f"A site of your own is given by its path, e.g. ./{name_or_path}.yaml "
+        f"(start from a copy of {sites_folder()}/generic.yaml)"
     )

@@ -50,8 +50,8 @@ def parse_record(schema: Schema, text: str) -> ParsedRecord:
     """The object in `text` that is most like a record of `schema`, with its repairs, problems and verdict.
 
     Among several objects the one with the most valid fields wins, then the one with the most known fields, then the
-    first. Values are not changed, except that what JSON cannot hold (NaN, halves of UTF-16 pairs, endless nesting) is replaced and named.
-    Never raises, whatever the text.
+    first. Values are not changed, except that what JSON cannot hold (NaN, halves of UTF-16 pairs, endless nesting) is
+    replaced and named. Never raises, whatever the text.
     """
     candidates = list(_candidates(schema, text))
     if not candidates:

@@ -148,8 +148,11 @@ def prepare_run(
 
 
 def conditions(settings: TrainSettings, plan: dict[str, Any]) -> dict[str, Any]:
-    """What must be equal for a comparison of methods to be fair, as it really is on this rung. Method, adapter, learning rate (each method has its
-    own best) and seed (comparisons run over several) are left out on purpose."""
+    """What must be equal for a comparison of methods to be fair, as it really is on this rung.
+
+    Method, adapter, learning rate (each method has its own best) and seed (comparisons run over several) are left out on
+    purpose.
+    """
     optimizer = settings.optimizer.model_dump(mode="json", exclude={"learning_rate"})
     return {
         **{name: plan[name] for name in (*FINGERPRINTS, "steps", "effective_batch")},

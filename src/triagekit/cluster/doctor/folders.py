@@ -23,7 +23,9 @@ SOCKET_PATH = 107
 RAY_SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 """The longest path that Ray makes below its temporary folder, process id at its longest."""
 
-SHARED_SYSTEMS = {"nfs", "nfs4", "lustre", "gpfs", "beegfs", "fhgfs", "ceph", "cifs", "smb3", "glusterfs", "panfs", "wekafs", "orangefs", "afs", "9p", "pvfs2"}  # fmt: skip
+SHARED_SYSTEMS = set(
+    "nfs nfs4 lustre gpfs beegfs fhgfs ceph cifs smb3 glusterfs panfs wekafs orangefs afs 9p pvfs2".split()  # noqa: SIM905
+)
 """File system types that several nodes mount."""
 
 
