@@ -107,6 +107,48 @@ def test_speed_settings_and_hardware_are_listed_but_do_not_confound(tmp_path):
     }  # fmt: skip
 
 
+def test_what_the_rung_made_of_the_settings_counts_and_not_the_settings(tmp_path):
+    """Equal files, but one run came to a smaller card: another number type is told, a base in 4 bits confounds."""
+    large = {"rung": "2xA100", "precision": "bf16", "quantization": None, "max_length": 1024}
+    half, small = (
+        {**large, "rung": "16GB-T4", "precision": "fp16"},
+        {**large, "rung": "8GB", "quantization": {"bits": 4}},
+    )
+    config = {"hardware.rung": "auto", "precision": "auto", "prompt.max_length": 1024}
+    named = {**config, "hardware.rung": "8GB"}
+    conditions = conditions_of(
+        tmp_path / "half",
+        {"method": "lora", "config": config, "summary": large},
+        {"method": "hybrid", "config": named, "summary": half},
+    )
+    assert conditions.comparable
+    assert {(item.name, item.kind) for item in conditions.differences} >= {
+        ("precision (as run)", "environment"),
+        ("rung", "environment"),
+    }
+    conditions = conditions_of(
+        tmp_path / "small",
+        {"method": "lora", "config": config, "summary": large},
+        {"method": "hybrid", "config": config, "summary": {**small, "max_length": 512}},
+    )
+    assert conditions.confounders("lora", "hybrid") == ("prompt.max_length", "quantization", "quantization.bits")
+
+
+def test_seeds_of_one_method_may_have_run_on_different_rungs(tmp_path):
+    folders = [
+        make_run(
+            tmp_path / name,
+            rows=ROWS,
+            seed=seed,
+            config={"hardware.rung": rung},
+            summary={"rung": name, "max_length": 512},
+        )
+        for seed, (name, rung) in enumerate([("2xA100", "auto"), ("24GB", "24GB")])
+    ]
+    (method,) = group_runs(load_runs(folders, "test"))
+    assert len(method.runs) == 2
+
+
 def test_early_stopping_makes_steps_a_result(tmp_path):
     config = {"evaluation.early_stopping": {"patience": 3, "threshold": 0.001}}
     conditions = conditions_of(

@@ -22,6 +22,8 @@ _PLACE = ("name", "output", "seed")
 _SPEED = ("batch.micro", "batch.eval", "gradient_checkpointing", "checkpoints", "log_every_steps")
 # Names of folders say nothing: their content's fingerprint, in the summary, is compared instead.
 _BY_CONTENT = {"data": "data_fingerprint", "base": "base_fingerprint"}
+# Facts of the summary that are listed beside the results, and are no reason against a comparison.
+_ENVIRONMENT = {"rung": "rung", "precision": "precision (as run)", "hardware": "hardware", "versions": "versions"}
 # Facts of the summary that are conditions, and the settings that explain a difference in them.
 _FACTS: dict[str, tuple[str, ...]] = {
     "data_fingerprint": (),
@@ -139,10 +141,10 @@ def _facts(method: Method) -> dict[str, str]:
     facts["seeds"] = ", ".join(sorted((_text(run.seed) for run in method.runs), key=lambda text: (len(text), text)))
     tickets = {(len(run.table), fingerprint_json(sorted(run.table.ids))[:6]) for run in method.runs}
     facts["evaluated tickets"] = " / ".join(f"{count:,} (set {mark})" for count, mark in sorted(tickets))
-    for name in ("hardware", "versions"):
+    for name, key in _ENVIRONMENT.items():
         shown = dict.fromkeys(_text(run.summary[name]) for run in method.runs if name in run.summary)
         if shown:
-            facts[name] = " / ".join(shown)
+            facts[key] = " / ".join(shown)
     return facts
 
 
@@ -168,7 +170,7 @@ def _kind(name: str) -> Kind:
         return "method"
     if any(_below(name, speed) for speed in _SPEED):
         return "speed"
-    return "environment" if name in ("hardware", "versions") else "confound"
+    return "environment" if name in _ENVIRONMENT.values() else "confound"
 
 
 def _below(name: str, parent: str) -> bool:

@@ -17,7 +17,7 @@ from triagekit.training.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """One finished and evaluated run. `config` is flat: `adapter.r`, `optimizer.learning_rate`, …"""
+    """One finished and evaluated run. `config` is flat (`adapter.r`, `optimizer.learning_rate`, …) and as it was computed."""
 
     name: str
     folder: Path
@@ -123,17 +123,27 @@ def _load_run(run: RunFolder, split: str) -> LoadedRun:
             f"{run.folder} was not evaluated on '{split}'. Do it with: triage evaluate {run.folder} --split {split}"
         )
     metrics = read_metrics(place)
-    config = run.settings()
+    config, summary = run.settings(), run.read(run.summary)
     return LoadedRun(
         name=run.name,
         folder=run.folder,
-        config=flatten(config),
-        summary=run.read(run.summary),
+        config=flatten(_as_computed(config, summary)),
+        summary=summary,
         lines=run.metric_lines(),
         metrics=metrics,
         table=PredictionTable.read(place / PREDICTIONS)[0],
         schema=_schema(run, config),
     )
+
+
+def _as_computed(settings: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with what the rung of the hardware ladder made of them, where that can change the result."""
+    computed = {name: value for name, value in settings.items() if name != "hardware"}
+    if "quantization" in summary:
+        computed["quantization"] = summary["quantization"]
+    if "max_length" in summary:
+        computed["prompt"] = {**computed.get("prompt", {}), "max_length": summary["max_length"]}
+    return computed
 
 
 def _schema(run: RunFolder, config: Mapping[str, Any]) -> Schema:

@@ -7,7 +7,7 @@ from typing import Any
 
 from triagekit.modeling.adapter_folder import read_card, save_adapter
 from triagekit.training import checkpoint_state, environment
-from triagekit.training.prepare import PreparedRun
+from triagekit.training.prepare import AS_COMPUTED, PreparedRun
 
 
 def finish_run(run: PreparedRun) -> None:
@@ -93,6 +93,7 @@ def summary(run: PreparedRun, peak_memory_bytes: int, counters: dict[str, Any]) 
         "total",
         "share",
         "conditions_fingerprint",
+        *AS_COMPUTED,
         "rung",
         "passed_over",
         "world",

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from triagekit.training.trainer import TriageTrainer
 
 FINGERPRINTS = ("data_fingerprint", "schema_fingerprint", "base_fingerprint", "template_fingerprint")
+AS_COMPUTED = ("precision", "quantization", "max_length")
+"""What a rung of the hardware ladder may have decided in place of the settings."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,8 @@ def prepare_run(
         "micro_batch": settings.batch.micro,
         "accumulation": accumulation(settings, ranks.size),
         "max_length": settings.prompt.max_length,
+        "precision": precision_name(resolve_precision(settings.precision)),
+        "quantization": settings.quantization and settings.quantization.model_dump(mode="json"),
         **ranks.describe(),
         "evaluate_every": evaluation_interval(settings, total_steps(settings, len(train))),
         "data": dataset.name,
@@ -155,16 +159,13 @@ def conditions(settings: TrainSettings, plan: dict[str, Any]) -> dict[str, Any]:
     """
     optimizer = settings.optimizer.model_dump(mode="json", exclude={"learning_rate"})
     return {
-        **{name: plan[name] for name in (*FINGERPRINTS, "steps", "effective_batch")},
+        **{name: plan[name] for name in (*FINGERPRINTS, "steps", "effective_batch", *AS_COMPUTED)},
         "train_rows": plan["train"]["rows"],
         "val_rows": plan["val"]["rows"],
         "optimizer": optimizer,
         "evaluation": settings.evaluation.model_dump(mode="json"),
         "sampling": settings.sampling.model_dump(mode="json"),
         "class_weights": settings.class_weights,
-        "precision": precision_name(resolve_precision(settings.precision)),
-        "max_length": settings.prompt.max_length,
-        "quantization": settings.quantization and settings.quantization.model_dump(mode="json"),
     }
 
 
@@ -175,9 +176,10 @@ def _keep_plan(folder: RunFolder, plan: dict[str, Any]) -> None:
         for name in FINGERPRINTS
         if before and before.get(name) != plan[name]
     ]
-    if before.get("max_length", plan["max_length"]) != plan["max_length"]:
-        hint = f"Rung {plan['rung']} cuts prompts shorter or longer; choose one that keeps it." if plan["rung"] else ""
-        changed.append(Problem("max length", f"was {before['max_length']}, is {plan['max_length']}.", hint))
+    for name in ("max_length", "quantization"):
+        if before.get(name, plan[name]) != plan[name]:
+            hint = f"Rung {plan['rung']} changes it; choose one that keeps it." if plan["rung"] else ""
+            changed.append(Problem(name.replace("_", " "), f"was {before[name]}, is {plan[name]}.", hint))
     if changed:
         raise ProblemsError(
             f"{folder.folder} was begun with other input than it would go on with. Give this run its own name (--name) "
