@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 IGNORED = -100
 """Label of a token that is not trained, as everywhere in transformers."""
+
+Batch = dict[str, Any]
+"""What a collator gives: tensors, and for packed rows the layout that tells them apart."""
+
+Collator = Callable[[Sequence[dict[str, Any]]], Batch]
+_MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids", "shared_prefix")
+
+
+def model_inputs(batch: Batch) -> Batch:
+    """What the model's decoder takes of a batch, all on the device of the tokens."""
+    device = batch["input_ids"].device
+    return {name: batch[name].to(device) for name in _MODEL_INPUTS if name in batch}
+
+
+def row_count(batch: Batch) -> int:
+    """Tickets in a batch."""
+    return batch["shared_prefix"].rows if "shared_prefix" in batch else len(batch["input_ids"])
+
+
+def token_count(batch: Batch) -> int:
+    """Tokens that are computed for the sake of their content: all but padding."""
+    return int(batch["attention_mask"].sum()) if "attention_mask" in batch else batch["input_ids"].numel()
 
 
 class PaddingCollator:
@@ -22,7 +44,7 @@ class PaddingCollator:
     def __init__(self, pad_token_id: int) -> None:
         self._pad_token_id = pad_token_id
 
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
         longest = max(len(row["input_ids"]) for row in rows)
         shape = (len(rows), longest)
         input_ids = torch.full(shape, self._pad_token_id, dtype=torch.long)

@@ -21,12 +21,13 @@ SHOWN = 20
 
 @dataclass(frozen=True)
 class Examples:
-    """Tokenised rows: `columns` hold input_ids and labels (and weights, with class weights), one list a row.
+    """Tokenised rows: `columns` hold input_ids and labels (and weights, with class weights), one list a row, and
+    prefix_length: how many tokens at its beginning a row has in common with every other row of its prompt variant.
 
     `draw_weights`: how often each row is drawn, relatively; None where every row is shown once an epoch.
     """
 
-    columns: dict[str, list[list[Any]]]
+    columns: dict[str, list[Any]]
     tickets_cut: int
     ticket_tokens_cut: int
     draw_weights: list[float] | None = None
@@ -96,7 +97,7 @@ def build_examples(
     """
     bar = progress or SilentProgress()
     bar.start(f"tokenise {split}", len(rows))
-    columns: dict[str, list[list[Any]]] = {"input_ids": [], "labels": []}
+    columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "prefix_length": []}
     if weights:
         columns["weights"] = []
     cut = tokens_cut = 0
@@ -112,6 +113,7 @@ def build_examples(
             continue
         columns["input_ids"].append(list(example.input_ids))
         columns["labels"].append(labels_of(example))
+        columns["prefix_length"].append(len(segments.prefix_ids(variant)))
         if weights:
             columns["weights"].append(_token_weights(example, row, segments.schema, weights))
         cut += example.ticket_tokens_cut > 0

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from triagekit.modeling.forward import causal_model, hidden_states, project_to_logits
-from triagekit.training.collator import IGNORED
+from triagekit.training.collator import IGNORED, Batch, model_inputs
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def take_selected_logits(model: nn.Module) -> None:
     def forward(*arguments: Any, selected: torch.Tensor | None = None, **options: Any) -> Any:
         if selected is None:
             return own_forward(causal, *arguments, **options)
-        hidden, _ = hidden_states(causal, options["input_ids"], options["attention_mask"])
+        hidden, _ = hidden_states(causal, **options)
         return project_to_logits(causal, hidden[:, :-1][selected])
 
     causal.forward = forward
@@ -54,11 +54,11 @@ def give_back_forward(model: nn.Module) -> None:
     vars(causal_model(model)).pop("forward", None)
 
 
-def token_losses(model: nn.Module, batch: dict[str, torch.Tensor]) -> TokenLosses:
+def token_losses(model: nn.Module, batch: Batch) -> TokenLosses:
     """Losses of every trained token of a collated batch; `model` has been through take_selected_logits."""
     targets = batch["labels"][:, 1:]
     selected = targets != IGNORED
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], selected=selected)
+    logits = model(**model_inputs(batch), selected=selected)
     targets = targets[selected]
     losses = functional.cross_entropy(logits.float(), targets, reduction="none")
     correct = logits.detach().argmax(dim=-1) == targets
@@ -66,7 +66,7 @@ def token_losses(model: nn.Module, batch: dict[str, torch.Tensor]) -> TokenLosse
     return TokenLosses(losses, correct, weights)
 
 
-def normaliser(batches: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+def normaliser(batches: list[Batch]) -> torch.Tensor:
     """Denominator of one optimizer step: the trained tokens (or their weights) of all its micro-batches, a scalar."""
     parts = [
         batch["weights"][:, 1:].sum() if "weights" in batch else (batch["labels"][:, 1:] != IGNORED).sum()

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from triagekit.training.collator import Batch, row_count, token_count
 from triagekit.training.loss import TokenLosses
 from triagekit.training.process_group import ProcessGroup
 
@@ -27,7 +28,7 @@ class Measurements:
         self._count = 0
         self._steps = 0
 
-    def add(self, loss: torch.Tensor, losses: TokenLosses, inputs: dict[str, torch.Tensor]) -> None:
+    def add(self, loss: torch.Tensor, losses: TokenLosses, inputs: Batch) -> None:
         """Count one micro-batch; one with nothing to learn from only keeps other processes company."""
         count = losses.correct.numel()
         if not count:
@@ -36,8 +37,8 @@ class Measurements:
         self._correct = self._correct + losses.correct.sum()
         self._count += count
         self._trained_tokens += count
-        self._rows_seen += len(inputs["input_ids"])
-        self._session_tokens += int(inputs["attention_mask"].sum())
+        self._rows_seen += row_count(inputs)
+        self._session_tokens += token_count(inputs)
 
     def count_step(self) -> None:
         """One more optimizer step is part of the next training line."""

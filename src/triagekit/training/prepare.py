@@ -23,6 +23,7 @@ from triagekit.training.stopping import StopRequest
 if TYPE_CHECKING:
     from triagekit.modeling.adapters import TrainableReport
     from triagekit.modeling.segments import SegmentTokenizer
+    from triagekit.training.collator import Collator
     from triagekit.training.examples import Examples
     from triagekit.training.trainer import TriageTrainer
 
@@ -80,12 +81,14 @@ def prepare_run(
     if not train_rows:
         raise TriageError(f"{dataset.folder}: the train split has no rows.")
     weights = class_weights(settings, train_rows)
-    strategy = settings.prompt.strategy
+    shown = [
+        examples.variant_of(row, settings.seed, settings.prompt.strategy, variants) for row in range(len(train_rows))
+    ]
     train = examples.build_examples(
         train_rows,
         segments,
         split="train",
-        variants=[examples.variant_of(row, settings.seed, strategy, variants) for row in range(len(train_rows))],
+        variants=shown,
         weights=weights,
         balance=settings.sampling.field,
         progress=progress,
@@ -106,6 +109,7 @@ def prepare_run(
     )
     wants_tokens = settings.adapter.method == "hybrid" and settings.adapter.head == "output_tokens"
     model, report = attach_adapter(model, settings.adapter, output_token_ids(segments) if wants_tokens else None)
+    packing = _packing(model, settings, notes)
 
     plan = {
         "name": folder.name,
@@ -115,6 +119,7 @@ def prepare_run(
         "effective_batch": settings.batch.effective,
         "micro_batch": settings.batch.micro,
         "accumulation": accumulation(settings, ranks.size),
+        "packing": packing,
         "max_length": settings.prompt.max_length,
         "precision": precision_name(resolve_precision(settings.precision)),
         "quantization": settings.quantization and settings.quantization.model_dump(mode="json"),
@@ -145,7 +150,9 @@ def prepare_run(
         "The processes of this run do not see the same data, base or settings. Use a file system that all nodes share, "
         "and the same triagekit everywhere.",
     )
-    trainer = _build_trainer(settings, folder, model, segments, train, val, stop, progress, group, notes)
+    trainer = _build_trainer(
+        settings, folder, model, segments, train, val, shown, packing, stop, progress, group, notes
+    )
     return PreparedRun(
         settings, folder, dataset, segments, report, trainer, plan, [row.text for row in train_rows[:16]]
     )
@@ -204,6 +211,8 @@ def _build_trainer(
     segments: SegmentTokenizer,
     train: Examples,
     val: Examples,
+    variants: list[int],
+    packing: str,
     stop: StopRequest,
     progress: Progress,
     group: ProcessGroup,
@@ -211,10 +220,13 @@ def _build_trainer(
 ) -> TriageTrainer:
     from triagekit.training.collator import PaddingCollator
     from triagekit.training.flow import RunFlow
+    from triagekit.training.packing import SharedPrefixCollator
     from triagekit.training.sampler import EpochSampler
     from triagekit.training.trainer import TriageTrainer
 
-    collator = PaddingCollator(segments.tokenizer.pad_token_id)
+    collator: Collator = PaddingCollator(segments.tokenizer.pad_token_id)
+    if packing == "shared_prefix":
+        collator = SharedPrefixCollator()
     steps = total_steps(settings, len(train))
     flow = RunFlow(stop, progress, steps_per_epoch(settings, len(train)))
     trainer = TriageTrainer(
@@ -225,7 +237,7 @@ def _build_trainer(
         eval_batches=_sorted_batches(val, settings.batch.eval, collator),
         collator=collator,
         tokenizer=segments.tokenizer,
-        sampler=EpochSampler(train.lengths, settings.batch.effective, settings.seed, train.draw_weights),
+        sampler=EpochSampler(train.lengths, settings.batch.effective, settings.seed, train.draw_weights, variants),
         callbacks=[flow],
         group=group,
         notes=notes,
@@ -233,6 +245,19 @@ def _build_trainer(
     flow.trainer = trainer
     check_distribution(trainer, group.ranks)
     return trainer
+
+
+def _packing(model: Any, settings: TrainSettings, notes: Callable[[str], None]) -> str:
+    """The packing that this model can be trained with."""
+    from triagekit.modeling.shared_prefix.check import why_not_packed
+
+    if settings.batch.packing == "none":
+        return "none"
+    reason = why_not_packed(model)
+    if reason is None:
+        return settings.batch.packing
+    notes(f"Rows are padded, not packed: {reason}. The result is the same, only slower.")
+    return "none"
 
 
 def check_distribution(trainer: TriageTrainer, ranks: Ranks) -> None:
@@ -259,7 +284,7 @@ def check_distribution(trainer: TriageTrainer, ranks: Ranks) -> None:
         )
 
 
-def _sorted_batches(val: Examples, size: int, collator: Callable[..., Any]) -> list[Any]:
+def _sorted_batches(val: Examples, size: int, collator: Collator) -> list[Any]:
     """Validation batches of rows of like length: less padding, the same sums."""
     order = sorted(range(len(val)), key=lambda row: val.lengths[row])
     rows = [{name: column[row] for name, column in val.columns.items()} for row in order]

@@ -18,14 +18,20 @@ class EpochSampler(_Base):
     """Row indices of one epoch, in the order of training.
 
     Rows are drawn first (a permutation, or with replacement by `draw_weights`), then the rows of each optimizer step
-    are sorted by length: the micro-batches of a step carry less padding, and since the loss is normalised over the
-    whole step its value and gradient stay the same.
+    are sorted by prompt variant (`variants`, where given) and length: the micro-batches of a step share more and carry
+    less padding, and since the loss is normalised over the whole step its value and gradient stay the same.
     """
 
     def __init__(
-        self, lengths: Sequence[int], effective_batch: int, seed: int, draw_weights: Sequence[float] | None = None
+        self,
+        lengths: Sequence[int],
+        effective_batch: int,
+        seed: int,
+        draw_weights: Sequence[float] | None = None,
+        variants: Sequence[int] | None = None,
     ) -> None:
         self._lengths = lengths
+        self._variants = variants or [0] * len(lengths)
         self._effective_batch = effective_batch
         self._seed = seed
         self._draw_weights = draw_weights
@@ -56,8 +62,11 @@ class EpochSampler(_Base):
             drawn = torch.multinomial(weights, rows, replacement=True, generator=generator).tolist()
         order: list[int] = []
         for start in range(0, rows, self._effective_batch):
-            order.extend(sorted(drawn[start : start + self._effective_batch], key=lambda row: self._lengths[row]))
+            order.extend(sorted(drawn[start : start + self._effective_batch], key=self._like))
         return order
+
+    def _like(self, row: int) -> tuple[int, int]:
+        return self._variants[row], self._lengths[row]
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.order(self._epoch))

@@ -39,6 +39,10 @@ class BatchSettings(Settings):
     effective: PositiveInt = Field(16, description="rows of one optimizer step; LoRA learns best at 32 or fewer")
     micro: PositiveInt = Field(8, description="rows computed at once; changes memory and speed, not the result")
     eval: PositiveInt = Field(32, description="rows computed at once when measuring the validation loss")
+    packing: Literal["shared_prefix", "none"] = Field(
+        "shared_prefix",
+        description="compute what prompts have in common once; changes memory and speed, not the result",
+    )
 
     @model_validator(mode="after")
     def _divides(self) -> BatchSettings:

@@ -16,14 +16,18 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from triagekit.errors import TriageError
+from triagekit.modeling.forward import causal_model
 from triagekit.modeling.precision import resolve_precision
+from triagekit.modeling.shared_prefix.attention import attend_by_shared_prefix
 from triagekit.training import checkpoint_state, zero
 from triagekit.training.batches import StepBatches, TrainingRows
 from triagekit.training.checkpoints import checkpoint_path, rotate, write_checkpoint
+from triagekit.training.collator import Batch
 from triagekit.training.loss import give_back_forward, normaliser, take_selected_logits, token_losses
 from triagekit.training.measurements import Measurements
 from triagekit.training.metrics_log import MetricsLog
 from triagekit.training.optimizer_state import names_of_groups
+from triagekit.training.packing import SharedPrefixCollator
 from triagekit.training.process_group import ProcessGroup
 from triagekit.training.resume import TRAINER_STATE
 from triagekit.training.sampler import EpochSampler
@@ -51,8 +55,8 @@ class TriageTrainer(SFTTrainer):
         arguments: SFTConfig,
         *,
         train_columns: Mapping[str, Sequence[Sequence[Any]]],
-        eval_batches: list[dict[str, torch.Tensor]],
-        collator: Callable[..., dict[str, torch.Tensor]],
+        eval_batches: list[Batch],
+        collator: Callable[..., Batch],
         tokenizer: Any,
         sampler: EpochSampler,
         callbacks: Sequence[Any],
@@ -88,6 +92,9 @@ class TriageTrainer(SFTTrainer):
             if parameter.requires_grad and parameter.dtype != torch.float32:
                 parameter.data = parameter.data.float()
         take_selected_logits(self.network)
+        self._own_attention = (
+            attend_by_shared_prefix(self.network) if isinstance(collator, SharedPrefixCollator) else None
+        )
 
     @property
     def network(self) -> torch.nn.Module:
@@ -127,7 +134,7 @@ class TriageTrainer(SFTTrainer):
     def compute_loss(
         self,
         model: torch.nn.Module,
-        inputs: dict[str, torch.Tensor],
+        inputs: Batch,
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
@@ -296,4 +303,6 @@ class TriageTrainer(SFTTrainer):
         """The model without the wrappers and the changed forward of training."""
         model = self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
         give_back_forward(model)
+        if self._own_attention is not None:
+            causal_model(model).set_attn_implementation(self._own_attention)
         return cast(torch.nn.Module, model)
