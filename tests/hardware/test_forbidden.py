@@ -43,7 +43,6 @@ REFUSED = [
     ),
     ("8 bits on a V100", {"precision": "fp16", "bits": 8}, gpu(), "V100-16GB", "quantization.bits: 8"),
     ("fp16 on a CPU", {"precision": "fp16"}, CPU, None, "needs a GPU"),
-    ("packing", {}, gpu(packing=True), None, "packing"),
 ]
 
 

@@ -19,7 +19,7 @@ Kind = Literal["method", "confound", "speed", "environment"]
 
 # What a setting may change. Everything that is not listed here confounds.
 _PLACE = ("name", "output", "seed")
-_SPEED = ("batch.micro", "batch.eval", "gradient_checkpointing", "checkpoints", "log_every_steps")
+_SPEED = ("batch.micro", "batch.eval", "batch.packing", "gradient_checkpointing", "checkpoints", "log_every_steps")
 # Names of folders say nothing: their content's fingerprint, in the summary, is compared instead.
 _BY_CONTENT = {"data": "data_fingerprint", "base": "base_fingerprint"}
 # Facts of the summary that are listed beside the results, and are no reason against a comparison.

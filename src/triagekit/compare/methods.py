@@ -17,7 +17,17 @@ EXACT_MATCH = "all label fields"
 """Name of the score that is 1 where every label field is right."""
 
 # What does not make another method: where a run lies, its seed, and what changes speed but not the result.
-_NOT_THE_METHOD = ("name", "output", "seed", "data", "base", "log_every_steps", "batch.micro", "batch.eval")
+_NOT_THE_METHOD = (
+    "name",
+    "output",
+    "seed",
+    "data",
+    "base",
+    "log_every_steps",
+    "batch.micro",
+    "batch.eval",
+    "batch.packing",
+)
 _CONTENT = ("data_fingerprint", "base_fingerprint")
 
 

@@ -25,10 +25,6 @@ def check_combination(
     is installed where the run would start; None: not known.
     """
     found = [*_quantised(load, rung), *_number_types(load, rung, device), *_sharded(load, rung)]
-    if rung.packing:
-        found.append(
-            Problem("packing", "the trainer puts one ticket in each sequence.", "Take `packing` out of the rung.")
-        )
     if bitsandbytes is False:
         users = [f"quantization ({load.bits} bits)"] if load.bits else []
         users += [f"optimizer.name: {load.optimizer}"] if load.optimizer in EIGHT_BIT_OPTIMIZERS else []

@@ -44,7 +44,7 @@ class Rung(Settings):
     micro_batch: PositiveInt | None = Field(None, description="most rows at once on a device; absent: the run's own")
     gradient_checkpointing: bool | None = Field(None, description="absent: as the run says")
     max_length: int | None = Field(None, ge=16, description="limit on tokens; absent: the run's own")
-    packing: bool = Field(False, description="several tickets in one sequence; the trainer cannot do that yet")
+    packing: Literal["shared_prefix", "none"] | None = Field(None, description="absent: as the run says")
 
     @property
     def world(self) -> int:

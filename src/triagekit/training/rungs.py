@@ -33,8 +33,8 @@ def accumulation(settings: TrainSettings, world: int) -> int:
 def apply_rung(settings: TrainSettings, rung: Rung, world: int) -> TrainSettings:
     """The run's settings on `rung` with `world` processes.
 
-    Micro-batch, precision (where the run says auto), a 4-bit base (method qlora), gradient checkpointing and the limit
-    on tokens are the rung's; effective batch, steps, seed and everything learnt stay the run's. What the run itself
+    Micro-batch, packing, precision (where the run says auto), a 4-bit base (method qlora), gradient checkpointing and the
+    limit on tokens are the rung's; effective batch, steps, seed and everything learnt stay the run's. What the run itself
     asks for (a precision, a quantised base, a shorter limit) is kept.
     Raises TriageError when `world` does not divide the effective batch.
     """
@@ -49,6 +49,8 @@ def apply_rung(settings: TrainSettings, rung: Rung, world: int) -> TrainSettings
         own["quantization"] = {}
     if rung.gradient_checkpointing is not None:
         own["gradient_checkpointing"] = rung.gradient_checkpointing
+    if rung.packing is not None:
+        own["batch"]["packing"] = rung.packing
     if rung.max_length is not None:
         own["prompt"]["max_length"] = min(settings.prompt.max_length, rung.max_length)
     return TrainSettings.model_validate(own)
