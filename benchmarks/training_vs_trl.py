@@ -1,0 +1,268 @@
+"""Speed of one optimizer step: this trainer against the trainers that people would take instead.
+
+All train the same LoRA adapter of the embedded base on the same rows in the same order, with the same optimizer, each in a
+process of its own on the same number of threads, in turn and then in turn again; the faster of its turns counts. Losses
+are compared step by step.
+
+    python benchmarks/training_vs_trl.py --quick     # a minute, against TRL alone; the last line is the ratio of rows/s
+    python benchmarks/training_vs_trl.py             # explicit and implicit prompts, 16 and 64 rows a step, all trainers
+
+- ours: packed rows, the shared prefix once. ours_padded: the same trainer with batch.packing=none.
+- trl: SFTTrainer as it comes, loss on the record only. trl_grouped: with rows of like length together, as our own order
+  has them already. Its padding-free batches need FlashAttention, which CPUs do not have.
+- hf: transformers.Trainer on rows padded to the longest of the data set, with the model's own loss over all logits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from record import triage, write_record
+
+ENGINES = ("ours", "ours_padded", "trl", "trl_grouped", "hf")
+WARM_UP = 1
+THREADS = 2
+TURNS = 2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--rows", type=int, nargs="+", default=[16, 64], help="rows of one step (default: 16 64)")
+    parser.add_argument("--child", nargs=4, metavar=("ENGINE", "PROMPT", "ROWS", "DATA"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        engine, prompt, rows, data = options.child
+        print(json.dumps(run_engine(engine, prompt, int(rows), Path(data), options.steps)))
+        return
+    cases = [("explicit", 16)] if options.quick else [(p, n) for p in ("explicit", "implicit") for n in options.rows]
+    engines = ("ours", "trl") if options.quick else ENGINES
+    figures: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        data = prepare(Path(folder))
+        for prompt, rows in cases:
+            turns = 1 if options.quick else TURNS
+            figures[f"{prompt}, {rows} rows"] = compare(engines, prompt, rows, data, options.steps, turns)
+    last = figures[f"{cases[0][0]}, {cases[0][1]} rows"]
+    if not options.quick:
+        print(write_record("training_vs_trl", {"threads": THREADS, "steps": options.steps, "cases": figures}))
+    print(f"ratio {last['trl']['ratio']:.2f}")
+
+
+def prepare(folder: Path) -> Path:
+    """Generated tickets, enough for the longest case."""
+    triage("data", "generate", "--rows", 1500, "--seed", 7, "--out", folder / "raw.jsonl")
+    triage("data", "prepare", "it_tickets", "--source", folder / "raw.jsonl", "--out", folder / "data")
+    return folder / "data"
+
+
+def compare(
+    engines: tuple[str, ...], prompt: str, rows: int, data: Path, steps: int, turns: int
+) -> dict[str, dict[str, Any]]:
+    """Figures of each engine; `ratio` is how many times more rows a second ours takes."""
+    best: dict[str, dict[str, Any]] = {}
+    for _ in range(turns):
+        for engine in engines:
+            found = in_a_process(engine, prompt, rows, data, steps)
+            if engine not in best or found["rows_per_second"] > best[engine]["rows_per_second"]:
+                best[engine] = found
+    ours = best["ours"]
+    for engine, found in best.items():
+        found["ratio"] = round(ours["rows_per_second"] / found["rows_per_second"], 3)
+        found["largest_loss_difference"] = max(
+            abs(one - other) for one, other in zip(ours["losses"], found["losses"], strict=True)
+        )
+        print(
+            f"{prompt:9} {rows:3} rows  {engine:12} {found['rows_per_second']:8.2f} rows/s  ours is {found['ratio']:5.2f} ×"
+            f"  peak {found['peak_memory_bytes'] / 2**20:6.0f} MiB  losses differ by {found['largest_loss_difference']:.1e}",
+            flush=True,
+        )
+    return best
+
+
+def in_a_process(engine: str, prompt: str, rows: int, data: Path, steps: int) -> dict[str, Any]:
+    """What `run_engine` gives, from a fresh process, so that peaks of memory are its own."""
+    words = [sys.executable, __file__, "--steps", str(steps), "--child", engine, prompt, str(rows), str(data)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise SystemExit(f"{engine} failed:\n{done.stderr}")
+    figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return figures
+
+
+def run_engine(engine: str, prompt: str, rows: int, data: Path, steps: int) -> dict[str, Any]:
+    """Train `steps` optimizer steps; rows/s over those after the warm-up, loss of each step, peak memory."""
+    import torch
+
+    from triagekit.modeling.quiet import quiet_libraries
+
+    quiet_libraries()
+    torch.set_num_threads(THREADS)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = ours(prompt, rows, data, steps, Path(folder), "none" if engine != "ours" else "shared_prefix")
+        if engine.startswith("trl"):
+            trainer = trl(trainer, rows, steps, grouped=engine == "trl_grouped")
+        elif engine == "hf":
+            trainer = hugging_face(trainer, rows, steps)
+        clock = StepClock(trainer)
+        trainer.train()
+    seconds = clock.ends[-1] - clock.ends[WARM_UP - 1]
+    return {
+        "rows_per_second": round(rows * (steps - WARM_UP) / seconds, 3),
+        "losses": clock.losses,
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+class StepClock:
+    """When each optimizer step ended, and the losses as the trainer logs them."""
+
+    def __init__(self, trainer: Any) -> None:
+        from transformers import TrainerCallback
+
+        self.ends: list[float] = []
+        self.losses: list[float] = []
+        clock = self
+
+        class Callback(TrainerCallback):
+            def on_step_end(self, *arguments: Any, **others: Any) -> None:
+                clock.ends.append(time.perf_counter())
+
+            def on_log(self, *arguments: Any, logs: dict[str, float] | None = None, **others: Any) -> None:
+                if logs and "loss" in logs:
+                    clock.losses.append(logs["loss"])
+
+        if hasattr(trainer, "last_line"):
+            own = trainer._write
+            trainer._write = lambda line: (clock.losses.append(line["loss"]), own(line))
+        trainer.add_callback(Callback())
+
+
+def ours(prompt: str, rows: int, data: Path, steps: int, folder: Path, packing: str) -> Any:
+    """This project's trainer, ready to train; the others take its model and rows."""
+    from triagekit.data.dataset import ProcessedDataset
+    from triagekit.progress import SilentProgress
+    from triagekit.training.prepare import prepare_run
+    from triagekit.training.ranks import Ranks
+    from triagekit.training.run_folder import RunFolder
+    from triagekit.training.settings import TrainSettings
+    from triagekit.training.stopping import StopRequest
+
+    settings = TrainSettings.model_validate(
+        {
+            "name": "benchmark",
+            "base": "embedded",
+            "data": str(data),
+            "output": str(folder),
+            "precision": "fp32",
+            "prompt": {"strategy": prompt, "max_length": 1024},
+            "adapter": {"method": "lora", "r": 16, "dropout": 0.0},
+            "batch": {"effective": rows, "micro": rows, "packing": packing},
+            "optimizer": {"learning_rate": 2e-3, "schedule": "constant", "warmup_share": 0.0},
+            "max_steps": steps,
+            "max_train_rows": rows * steps,
+            "evaluation": {"max_rows": 1},
+            "log_every_steps": 1,
+        },
+    )
+    run = prepare_run(
+        settings, RunFolder(folder), ProcessedDataset.open(data), StopRequest(), SilentProgress(), print_note, Ranks()
+    )
+    strategy = type(run.trainer.args.save_strategy)
+    run.trainer.args.save_strategy = run.trainer.args.eval_strategy = strategy("no")
+    return run.trainer
+
+
+def print_note(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def rows_in_order(trainer: Any) -> list[dict[str, list[int]]]:
+    """Our trainer's rows as it would show them in its first epoch."""
+    return [
+        {name: list(trainer._rows[row][name]) for name in ("input_ids", "labels")}
+        for row in trainer.row_sampler.order(0)
+    ]
+
+
+def common_arguments(trainer: Any, rows: int, steps: int) -> dict[str, Any]:
+    """The optimizer and schedule of our trainer, for the others."""
+    taken = (
+        "learning_rate",
+        "weight_decay",
+        "adam_beta1",
+        "adam_beta2",
+        "adam_epsilon",
+        "max_grad_norm",
+        "optim",
+        "seed",
+    )
+    return {
+        **{name: getattr(trainer.args, name) for name in taken},
+        "output_dir": trainer.args.output_dir,
+        "per_device_train_batch_size": rows,
+        "max_steps": steps,
+        "lr_scheduler_type": "constant",
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "train_sampling_strategy": "sequential",
+    }
+
+
+def trl(trainer: Any, rows: int, steps: int, grouped: bool) -> Any:
+    """TRL's trainer on the same model and rows, which bring their labels."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    from triagekit.training.loss import give_back_forward
+
+    give_back_forward(trainer.network)
+    arguments = common_arguments(trainer, rows, steps)
+    if grouped:
+        arguments["train_sampling_strategy"] = "group_by_length"
+    return SFTTrainer(
+        model=trainer.network,
+        args=SFTConfig(**arguments, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
+        train_dataset=Dataset.from_list(rows_in_order(trainer)),
+        processing_class=trainer.processing_class,
+    )
+
+
+def hugging_face(trainer: Any, rows: int, steps: int) -> Any:
+    """transformers' trainer, every row padded to the longest of all, as earlier ticket-triage projects did."""
+    import torch
+    from transformers import Trainer, TrainingArguments
+
+    from triagekit.training.collator import PaddingCollator
+    from triagekit.training.loss import give_back_forward
+
+    give_back_forward(trainer.network)
+    ordered = rows_in_order(trainer)
+    longest = max(ordered, key=lambda row: len(row["input_ids"]))
+    collate = PaddingCollator(0)
+
+    def pad(members: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        return {name: tensor[:-1] for name, tensor in collate([*members, longest]).items()}
+
+    arguments = TrainingArguments(**common_arguments(trainer, rows, steps), remove_unused_columns=False)
+    return Trainer(model=trainer.network, args=arguments, train_dataset=ordered, data_collator=pad)
+
+
+if __name__ == "__main__":
+    main()
