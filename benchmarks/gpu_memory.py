@@ -128,7 +128,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     from triagekit.modeling.adapters import attach_adapter
     from triagekit.modeling.base import load_base
     from triagekit.modeling.settings import AdapterSettings, QuantizationSettings
-    from triagekit.training.loss import take_selected_logits, token_losses
+    from triagekit.training.loss import compute_losses_in_forward, token_losses
 
     # The context stands before anything is counted; what it takes is the card's memory that is gone without a tensor.
     torch.zeros(1, device="cuda")
@@ -146,7 +146,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
         model.get_base_model().gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
     model.train()
-    take_selected_logits(model)
+    compute_losses_in_forward(model)
     optimizer = make_optimizer(case["optimizer"], [weight for weight in model.parameters() if weight.requires_grad])
     scaler = torch.amp.GradScaler("cuda", enabled=case["precision"] == "fp16")
     kind = torch.bfloat16 if case["precision"] == "bf16" else torch.float16

@@ -48,7 +48,7 @@ def peak_of_a_step(model, adapter, *, rows, length, trained, mixed, checkpointin
     from torch.profiler import ProfilerActivity, profile
 
     from triagekit.modeling.adapters import attach_adapter
-    from triagekit.training.loss import take_selected_logits, token_losses
+    from triagekit.training.loss import compute_losses_in_forward, token_losses
 
     token_ids = list(range(5, 105)) if adapter.head == "output_tokens" else None
     model, report = attach_adapter(model, adapter, token_ids)
@@ -58,7 +58,7 @@ def peak_of_a_step(model, adapter, *, rows, length, trained, mixed, checkpointin
         inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
         inner.enable_input_require_grads()
     model.train()
-    take_selected_logits(model)
+    compute_losses_in_forward(model)
     ids = torch.randint(5, model.config.vocab_size, (rows, length))
     mask = torch.ones_like(ids)
     mask[0, -5:] = 0

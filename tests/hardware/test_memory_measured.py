@@ -70,3 +70,37 @@ def test_a_step_takes_what_the_estimate_says(family, float32, adapter, checkpoin
     estimate = estimate_memory(shape, load, CPU)
     print(measured, estimate.activations + estimate.logits, (estimate.activations + estimate.logits) / measured)
     assert estimate.activations + estimate.logits == pytest.approx(measured, rel=0.1)
+
+
+@pytest.mark.parametrize("method", ["lora", "hybrid"])
+def test_logits_piece_by_piece_take_what_the_estimate_says(monkeypatch, method):
+    """A vocabulary so large that the logits of all trained tokens would be most of the step."""
+    import torch
+
+    from triagekit.hardware import activations
+    from triagekit.training import loss
+
+    peaks, estimates = [], []
+    for budget in (activations.LOGITS_AT_ONCE, 4 * 60000 * activations.LOGIT_BYTES):
+        for module in (activations, loss):
+            monkeypatch.setattr(module, "LOGITS_AT_ONCE", budget)
+        model = random_model("qwen2", torch.float32, vocab_size=60000, num_hidden_layers=1)
+        shape = shape_of_config("tiny", model.config.to_dict())
+        load = TrainingLoad(
+            method=method,
+            output_tokens=100,
+            precision="fp32",
+            micro=ROWS,
+            eval_rows=1,
+            length=LENGTH,
+            trained_tokens=TRAINED,
+        )
+        settings = AdapterSettings(method=method)
+        measured, _ = peak_of_a_step(model, settings, rows=ROWS, length=LENGTH, trained=TRAINED, mixed=False)
+        estimate = estimate_memory(shape, load, CPU)
+        peaks.append(measured)
+        estimates.append(estimate.activations + estimate.logits)
+    print(peaks, estimates)
+    assert estimates == pytest.approx(peaks, rel=0.1)
+    # A head that is trained takes all logits together, so the budget changes nothing.
+    assert peaks[1] < 0.6 * peaks[0] if method == "lora" else peaks[1] == peaks[0]

@@ -19,7 +19,7 @@ from triagekit.modeling.template import PromptTemplate
 from triagekit.training import examples
 from triagekit.training.batches import TrainingRows
 from triagekit.training.collator import IGNORED, PaddingCollator, row_count, token_count
-from triagekit.training.loss import give_back_forward, normaliser, take_selected_logits, token_losses
+from triagekit.training.loss import compute_losses_in_forward, give_back_forward, normaliser, token_losses
 from triagekit.training.packing import SharedPrefixCollator
 from triagekit.training.sampler import EpochSampler
 from triagekit.training.train import train
@@ -50,7 +50,7 @@ def model(tiny_model_folder):
     for name, parameter in trained.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
-    take_selected_logits(trained)
+    compute_losses_in_forward(trained)
     yield trained.eval()
     give_back_forward(trained)
 

@@ -17,10 +17,10 @@ from triagekit.modeling.segments import SegmentTokenizer
 from triagekit.modeling.settings import AdapterSettings, PromptSettings
 from triagekit.modeling.template import PromptTemplate
 from triagekit.schema import canonical_json
-from triagekit.training import examples
+from triagekit.training import examples, loss
 from triagekit.training.collator import IGNORED, PaddingCollator
 from triagekit.training.label_choices import balanced_weights, class_weights
-from triagekit.training.loss import give_back_forward, normaliser, take_selected_logits, token_losses
+from triagekit.training.loss import compute_losses_in_forward, give_back_forward, normaliser, token_losses
 from triagekit.training.sampler import EpochSampler
 from triagekit.training.stopping import evaluations_without_improvement
 
@@ -71,7 +71,7 @@ def test_padding_is_masked_even_where_the_pad_token_is_the_end_of_turn(segments,
 
 def test_loss_equals_the_plain_one_over_the_whole_effective_batch(segments, data, model):
     built = build(data, segments)
-    take_selected_logits(model)
+    compute_losses_in_forward(model)
     batches = [batch_of(built, [0, 1, 2]), batch_of(built, [3]), batch_of(built, [4, 5, 6, 7])]
     ours = sum(token_losses(model, batch).weighted_sum for batch in batches) / normaliser(batches)
     give_back_forward(model)
@@ -95,7 +95,7 @@ def test_gradient_does_not_depend_on_how_a_batch_is_cut(tiny_model_folder, segme
     def gradients(cuts):
         model = load_base(str(tiny_model_folder), "fp32", device="cpu")
         model, _ = attach_adapter(model, AdapterSettings(method="full"))
-        take_selected_logits(model)
+        compute_losses_in_forward(model)
         batches = [batch_of(built, cut) for cut in cuts]
         total = normaliser(batches)
         for batch in batches:
@@ -131,7 +131,7 @@ def test_class_weights_scale_the_value_tokens_of_their_field_only(segments, data
     expected = [5.0 if field == value else float(on) for field, on in zip(example.fields, example.trained, strict=True)]
     assert weighted.columns["weights"][index] == expected
     assert set(weighted.columns["weights"][other]) == {0.0, 1.0}
-    take_selected_logits(model)
+    compute_losses_in_forward(model)
     batch = batch_of(weighted, [index, other])
     got = token_losses(model, batch)
     raw = token_losses(model, batch_of(plain, [index, other])).negative_log_likelihood
@@ -166,7 +166,7 @@ def test_a_row_without_a_trained_token_is_named(segments, data, monkeypatch):
 def test_the_models_own_forward_is_back_after_training(model):
     ids = torch.tensor([[1, 2, 3]])
     before = model(input_ids=ids).logits
-    take_selected_logits(model)
+    compute_losses_in_forward(model)
     assert torch.equal(model(input_ids=ids).logits, before)
     give_back_forward(model)
     assert "forward" not in vars(model) and torch.equal(model(input_ids=ids).logits, before)
@@ -245,3 +245,28 @@ def test_rows_reach_the_trainer_as_they_were_built(segments, data):
     dataset = Dataset.from_dict(built.columns)
     assert dataset[3]["input_ids"] == built.columns["input_ids"][3]
     assert set(dataset.column_names) == {"input_ids", "labels", "weights", "prefix_length"}
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 50])
+def test_logits_piece_by_piece_give_the_same_loss_and_gradients(
+    tiny_model_folder, segments, data, monkeypatch, at_once
+):
+    model, _ = attach_adapter(load_base(str(tiny_model_folder), "fp32", device="cpu"), AdapterSettings(r=4))
+    batch = batch_of(build(data, segments), range(6))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    compute_losses_in_forward(model)
+    found = []
+    sizes = []
+    own = loss.project_to_logits
+    monkeypatch.setattr(loss, "project_to_logits", lambda *given: sizes.append(len(given[1])) or own(*given))
+    for budget in (loss.LOGITS_AT_ONCE, at_once * model.config.vocab_size * loss.LOGIT_BYTES):
+        monkeypatch.setattr(loss, "LOGITS_AT_ONCE", budget)
+        losses = token_losses(model, batch)
+        gradients = torch.autograd.grad(losses.weighted_sum, trained)
+        found.append((losses.negative_log_likelihood, losses.correct, *gradients))
+    give_back_forward(model)
+    for whole, pieces in zip(*found, strict=True):
+        torch.testing.assert_close(pieces, whole, rtol=1e-4, atol=1e-5)
+    # Once as a whole; then every piece forward, and again backward.
+    count = len(found[0][0])
+    assert sizes[0] == count > at_once and max(sizes[1:]) <= at_once and sum(sizes[1:]) == 2 * count

@@ -131,12 +131,12 @@ def test_the_adapter_is_the_best_checkpoint_not_the_last(settings_for):
     from triagekit.modeling.adapter_folder import load_adapter
     from triagekit.training import examples
     from triagekit.training.collator import PaddingCollator
-    from triagekit.training.loss import take_selected_logits, token_losses
+    from triagekit.training.loss import compute_losses_in_forward, token_losses
 
     loaded = load_adapter(run.adapter)
     rows = ProcessedDataset.open(settings.data).rows("val")
     built = examples.build_examples(rows, loaded.segments, split="val", variants=[0] * len(rows))
-    take_selected_logits(loaded.model)
+    compute_losses_in_forward(loaded.model)
     batch = PaddingCollator(0)(
         [{key: column[row] for key, column in built.columns.items()} for row in range(len(built))]
     )

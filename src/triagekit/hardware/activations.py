@@ -18,6 +18,9 @@ FLOAT32 = 4
 LOGIT_BYTES = 12
 """Of one logit at backward's start: log-probability, its gradient, and the logit's gradient, all float32."""
 
+LOGITS_AT_ONCE = 256 * 2**20
+"""Bytes of logits that the loss has in memory together; more are computed piece by piece."""
+
 EVALUATION_LOGIT_BYTES = 10
 """Of one logit without gradients: half-precision logit, float32 logit, log-probability."""
 
@@ -113,17 +116,18 @@ def working_memory(shape: ModelShape, load: TrainingLoad, on_cpu: bool = False) 
 def logit_memory(shape: ModelShape, load: TrainingLoad) -> int:
     """Bytes of the logits at the start of backward.
 
-    Only positions whose next token is trained are projected to the vocabulary: rows × trained tokens × vocabulary
-    × 12 bytes. A trained head (hybrid, full) adds its half-precision copy, and then either the logits or the head's own
-    gradient in both number types is the larger.
+    Only positions whose next token is trained are projected to the vocabulary: rows × trained tokens × vocabulary × 12
+    bytes, but never more than LOGITS_AT_ONCE together. A trained head (hybrid, full) takes all of them together; it adds
+    its half-precision copy, and then either the logits or its own gradient in both number types is the larger.
     """
     c = load.compute_bytes
-    logits = load.micro * min(load.trained_tokens, load.length) * shape.vocabulary
+    positions = load.micro * min(load.trained_tokens, load.length)
+    logits = positions * shape.vocabulary
     if load.method == "full" or (load.method == "hybrid" and load.head == "all"):
         copy = c * shape.head_parameters if load.mixed else 0
         gradient = (FLOAT32 + (c if load.mixed else 0)) * shape.head_parameters
         return copy + max(LOGIT_BYTES * logits, c * logits + gradient)
-    return LOGIT_BYTES * logits
+    return LOGIT_BYTES * min(positions, _positions_at_once(shape)) * shape.vocabulary
 
 
 def evaluation_memory(shape: ModelShape, load: TrainingLoad) -> int:
@@ -133,5 +137,10 @@ def evaluation_memory(shape: ModelShape, load: TrainingLoad) -> int:
     layer = (
         tokens * (3 * c * shape.intermediate + (3 * c + FLOAT32) * shape.hidden) + load.eval_rows * load.length**2 * c
     )
-    logits = load.eval_rows * min(load.trained_tokens, load.length) * shape.vocabulary * EVALUATION_LOGIT_BYTES
+    positions = min(load.eval_rows * min(load.trained_tokens, load.length), _positions_at_once(shape))
+    logits = positions * shape.vocabulary * EVALUATION_LOGIT_BYTES
     return tokens * c * shape.hidden + max(layer, logits)
+
+
+def _positions_at_once(shape: ModelShape) -> int:
+    return max(1, LOGITS_AT_ONCE // (shape.vocabulary * LOGIT_BYTES))

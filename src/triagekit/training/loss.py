@@ -1,4 +1,5 @@
-"""The loss: cross entropy of record and end-of-turn tokens, with only their positions projected to the vocabulary."""
+"""The loss: cross entropy of record and end-of-turn tokens, with only their positions projected to the vocabulary, and
+never more of them at once than a fixed amount of memory holds."""
 
 from __future__ import annotations
 
@@ -8,7 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
+from triagekit.hardware.activations import LOGIT_BYTES, LOGITS_AT_ONCE
 from triagekit.modeling.forward import causal_model, hidden_states, project_to_logits
 from triagekit.training.collator import IGNORED, Batch, model_inputs
 
@@ -30,9 +33,9 @@ class TokenLosses:
         return (self.negative_log_likelihood * self.weights).sum()
 
 
-def take_selected_logits(model: nn.Module) -> None:
-    """Teach the model's own forward a `selected` argument: a (rows, tokens − 1) mask of the positions whose logits
-    (selected, vocabulary) are wanted. Without it the forward is the model's own.
+def compute_losses_in_forward(model: nn.Module) -> None:
+    """Teach the model's own forward two arguments: `selected`, a (rows, tokens − 1) mask of the positions whose next token
+    is trained, and `targets`, those tokens. It then gives what `projected_losses` does. Without them it is the model's own.
 
     The forward, and not a call around it, because wrappers (mixed precision, data-parallel gradient averaging) act on
     the forward only.
@@ -40,28 +43,65 @@ def take_selected_logits(model: nn.Module) -> None:
     causal = causal_model(model)
     own_forward = type(causal).forward
 
-    def forward(*arguments: Any, selected: torch.Tensor | None = None, **options: Any) -> Any:
-        if selected is None:
+    def forward(
+        *arguments: Any, selected: torch.Tensor | None = None, targets: torch.Tensor | None = None, **options: Any
+    ) -> Any:
+        if selected is None or targets is None:
             return own_forward(causal, *arguments, **options)
         hidden, _ = hidden_states(causal, **options)
-        return project_to_logits(causal, hidden[:, :-1][selected])
+        return projected_losses(causal, hidden[:, :-1][selected], targets)
 
     causal.forward = forward
 
 
 def give_back_forward(model: nn.Module) -> None:
-    """Undo take_selected_logits."""
+    """Undo compute_losses_in_forward."""
     vars(causal_model(model)).pop("forward", None)
 
 
+def projected_losses(
+    model: nn.Module, hidden: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Negative log-likelihood (float32) and whether the likeliest token is right, both (n,), of hidden states (n, H).
+
+    What does not fit into LOGITS_AT_ONCE is projected piece by piece, and each piece once more in the backward pass
+    instead of being kept (Chen et al. 2016, arXiv 1604.06174): with a vocabulary of 150,000 the logits would be the
+    largest thing in memory. A head that is trained as a whole takes them all together: the gradients of its pieces would
+    need more memory than the logits.
+    """
+    at_once = tokens_at_once(model)
+    if len(hidden) <= at_once or (hidden.requires_grad and _trains_head(model)):
+        return _losses(model, hidden, targets)
+    pieces = [
+        checkpoint(_losses, model, *piece, use_reentrant=False)
+        for piece in zip(torch.split(hidden, at_once), torch.split(targets, at_once), strict=True)
+    ]
+    losses, correct = zip(*pieces, strict=True)
+    return torch.cat(losses), torch.cat(correct)
+
+
+def tokens_at_once(model: nn.Module) -> int:
+    """How many positions are projected to the vocabulary together."""
+    vocabulary = int(causal_model(model).config.get_text_config().vocab_size)
+    return max(1, LOGITS_AT_ONCE // (vocabulary * LOGIT_BYTES))
+
+
+def _trains_head(model: nn.Module) -> bool:
+    head = causal_model(model).get_output_embeddings()
+    return any(parameter.requires_grad and parameter.shape == head.weight.shape for parameter in head.parameters())
+
+
+def _losses(model: nn.Module, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    logits = project_to_logits(model, hidden)
+    losses = functional.cross_entropy(logits.float(), targets, reduction="none")
+    return losses, logits.detach().argmax(dim=-1) == targets
+
+
 def token_losses(model: nn.Module, batch: Batch) -> TokenLosses:
-    """Losses of every trained token of a collated batch; `model` has been through take_selected_logits."""
+    """Losses of every trained token of a collated batch; `model` has been through compute_losses_in_forward."""
     targets = batch["labels"][:, 1:]
     selected = targets != IGNORED
-    logits = model(**model_inputs(batch), selected=selected)
-    targets = targets[selected]
-    losses = functional.cross_entropy(logits.float(), targets, reduction="none")
-    correct = logits.detach().argmax(dim=-1) == targets
+    losses, correct = model(**model_inputs(batch), selected=selected, targets=targets[selected])
     weights = batch["weights"][:, 1:][selected] if "weights" in batch else None
     return TokenLosses(losses, correct, weights)
 

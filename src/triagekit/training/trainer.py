@@ -23,7 +23,7 @@ from triagekit.training import checkpoint_state, zero
 from triagekit.training.batches import StepBatches, TrainingRows
 from triagekit.training.checkpoints import checkpoint_path, rotate, write_checkpoint
 from triagekit.training.collator import Batch
-from triagekit.training.loss import give_back_forward, normaliser, take_selected_logits, token_losses
+from triagekit.training.loss import compute_losses_in_forward, give_back_forward, normaliser, token_losses
 from triagekit.training.measurements import Measurements
 from triagekit.training.metrics_log import MetricsLog
 from triagekit.training.optimizer_state import names_of_groups
@@ -91,7 +91,7 @@ class TriageTrainer(SFTTrainer):
             # not exact (peft #2421).
             if parameter.requires_grad and parameter.dtype != torch.float32:
                 parameter.data = parameter.data.float()
-        take_selected_logits(self.network)
+        compute_losses_in_forward(self.network)
         self._own_attention = (
             attend_by_shared_prefix(self.network) if isinstance(collator, SharedPrefixCollator) else None
         )
