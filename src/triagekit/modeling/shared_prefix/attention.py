@@ -110,7 +110,7 @@ def _over_heads(block: torch.Tensor, shared: int) -> torch.Tensor:
 
 
 def _folded(packed: torch.Tensor, shared: int) -> torch.Tensor:
-    """[H, n, D] to [1, K, shared · n, D]: query heads that share keys stand one behind the other, so nothing is copied."""
+    """[H, n, D] to [1, K, shared · n, D]: query heads that share keys stand one behind the other, and no key is repeated."""
     return packed.reshape(1, packed.shape[0] // shared, shared * packed.shape[1], packed.shape[2])
 
 
