@@ -122,6 +122,8 @@ def test_a_frozen_head_has_only_so_many_logits_at_once(shape):
     load = replace(LORA, micro=16, length=512, trained_tokens=200)
     assert LOGITS_AT_ONCE - 151_936 * 12 < logit_memory(shape, load) <= LOGITS_AT_ONCE
     assert logit_memory(shape, replace(load, method="hybrid")) > 16 * 200 * 151_936 * 12
+    assert estimate_memory(shape, load, two("zero3")).logits == 16 * 200 * 151_936 * 12
+    assert estimate_memory(shape, load, two("zero2")).logits <= LOGITS_AT_ONCE
 
 
 def test_full_fine_tuning_keeps_float32_masters(shape):

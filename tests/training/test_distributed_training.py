@@ -241,3 +241,16 @@ def test_a_sharded_run_that_is_killed_goes_on_exactly(make, sharding):
     run_in_ranks(settings, log_of(settings), sharding=sharding)
     assert metric_lines(run.folder) == metric_lines(reference.folder)
     assert adapter_bytes(run.folder) == adapter_bytes(reference.folder)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("sharding", ["ddp", "zero3"])
+def test_logits_piece_by_piece_in_two_processes(make, one, sharding, monkeypatch):
+    """As with a vocabulary whose logits do not fit. The processes do not have equally many pieces."""
+    from triagekit.training import loss
+
+    # The processes are forked from this one.
+    monkeypatch.setattr(loss, "tokens_at_once", lambda model: 5)
+    settings = make(f"pieces-{sharding}")
+    difference, weight = differences(run_in_ranks(settings, log_of(settings), sharding=sharding), one)
+    assert difference <= 10 * LOSS_TOLERANCE and weight <= 10 * WEIGHT_TOLERANCE

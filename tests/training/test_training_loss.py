@@ -247,11 +247,14 @@ def test_rows_reach_the_trainer_as_they_were_built(segments, data):
     assert set(dataset.column_names) == {"input_ids", "labels", "weights", "prefix_length"}
 
 
+@pytest.mark.parametrize("method", [{}, {"method": "hybrid", "head": "output_tokens"}], ids=["lora", "output tokens"])
 @pytest.mark.parametrize("at_once", [1, 7, 50])
 def test_logits_piece_by_piece_give_the_same_loss_and_gradients(
-    tiny_model_folder, segments, data, monkeypatch, at_once
+    tiny_model_folder, segments, data, monkeypatch, at_once, method
 ):
-    model, _ = attach_adapter(load_base(str(tiny_model_folder), "fp32", device="cpu"), AdapterSettings(r=4))
+    base = load_base(str(tiny_model_folder), "fp32", device="cpu")
+    rows_of_head = list(range(5, 60)) if method else None
+    model, _ = attach_adapter(base, AdapterSettings(r=4, **method), rows_of_head)
     batch = batch_of(build(data, segments), range(6))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     compute_losses_in_forward(model)

@@ -113,12 +113,13 @@ def working_memory(shape: ModelShape, load: TrainingLoad, on_cpu: bool = False) 
     return working
 
 
-def logit_memory(shape: ModelShape, load: TrainingLoad) -> int:
+def logit_memory(shape: ModelShape, load: TrainingLoad, spread: bool = False) -> int:
     """Bytes of the logits at the start of backward.
 
     Only positions whose next token is trained are projected to the vocabulary: rows × trained tokens × vocabulary × 12
-    bytes, but never more than LOGITS_AT_ONCE together. A trained head (hybrid, full) takes all of them together; it adds
-    its half-precision copy, and then either the logits or its own gradient in both number types is the larger.
+    bytes, but never more than LOGITS_AT_ONCE together. A head that ZeRO-3 has `spread` takes all of them together, and
+    so does a trained one (hybrid, full); that adds its half-precision copy, and then either the logits or its own
+    gradient in both number types is the larger.
     """
     c = load.compute_bytes
     positions = load.micro * min(load.trained_tokens, load.length)
@@ -127,17 +128,19 @@ def logit_memory(shape: ModelShape, load: TrainingLoad) -> int:
         copy = c * shape.head_parameters if load.mixed else 0
         gradient = (FLOAT32 + (c if load.mixed else 0)) * shape.head_parameters
         return copy + max(LOGIT_BYTES * logits, c * logits + gradient)
-    return LOGIT_BYTES * min(positions, _positions_at_once(shape)) * shape.vocabulary
+    return LOGIT_BYTES * (positions if spread else min(positions, _positions_at_once(shape))) * shape.vocabulary
 
 
-def evaluation_memory(shape: ModelShape, load: TrainingLoad) -> int:
+def evaluation_memory(shape: ModelShape, load: TrainingLoad, spread: bool = False) -> int:
     """Bytes of a validation batch: no gradients, so one layer's working memory and the logits, one after the other."""
     tokens = load.eval_rows * load.length
     c = load.compute_bytes
     layer = (
         tokens * (3 * c * shape.intermediate + (3 * c + FLOAT32) * shape.hidden) + load.eval_rows * load.length**2 * c
     )
-    positions = min(load.eval_rows * min(load.trained_tokens, load.length), _positions_at_once(shape))
+    positions = load.eval_rows * min(load.trained_tokens, load.length)
+    if not spread:
+        positions = min(positions, _positions_at_once(shape))
     logits = positions * shape.vocabulary * EVALUATION_LOGIT_BYTES
     return tokens * c * shape.hidden + max(layer, logits)
 

@@ -66,11 +66,12 @@ def projected_losses(
 
     What does not fit into LOGITS_AT_ONCE is projected piece by piece, and each piece once more in the backward pass
     instead of being kept (Chen et al. 2016, arXiv 1604.06174): with a vocabulary of 150,000 the logits would be the
-    largest thing in memory. A head that is trained as a whole takes them all together: the gradients of its pieces would
-    need more memory than the logits.
+    largest thing in memory. All together are taken by a head that is trained as a whole, since the gradients of its pieces
+    would need more memory than the logits; and by one that ZeRO-3 has spread, since every piece would bring it together
+    anew, in all processes at once, and these do not have equally many.
     """
     at_once = tokens_at_once(model)
-    if len(hidden) <= at_once or (hidden.requires_grad and _trains_head(model)):
+    if len(hidden) <= at_once or (hidden.requires_grad and _trains_head(model)) or _is_spread(model):
         return _losses(model, hidden, targets)
     pieces = [
         checkpoint(_losses, model, *piece, use_reentrant=False)
@@ -89,6 +90,10 @@ def tokens_at_once(model: nn.Module) -> int:
 def _trains_head(model: nn.Module) -> bool:
     head = causal_model(model).get_output_embeddings()
     return any(parameter.requires_grad and parameter.shape == head.weight.shape for parameter in head.parameters())
+
+
+def _is_spread(model: nn.Module) -> bool:
+    return any(hasattr(weight, "ds_id") for weight in causal_model(model).get_output_embeddings().parameters())
 
 
 def _losses(model: nn.Module, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
