@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "base": ("base", "build or check the embedded base model"),
     "plan": ("plan", "which rung of the hardware ladder fits a run, and why"),
     "train": ("train", "fine-tune an adapter: one run, one folder"),
+    "sweep": ("sweep", "several runs on this machine, learning rates chosen on val, one report"),
     "runs": ("runs", "list, show, remove runs"),
     "evaluate": ("evaluate", "measure a run on a split, per field, with intervals"),
     "baseline": ("baseline", "majority class and TF-IDF + linear model on the same split"),

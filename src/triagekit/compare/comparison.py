@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,12 +98,13 @@ def compare(
     notes: Sequence[str] = (),
     resamples: int = RESAMPLES,
     seed: int = 0,
+    names: Mapping[Path, str] | None = None,
 ) -> Comparison:
     """Compare loaded runs. All figures are taken on the tickets that every run and baseline was evaluated on.
 
     Raises TriageError where no ticket is shared.
     """
-    grouped = group_runs(runs)
+    grouped = group_runs(runs, names)
     conditions = check_conditions(grouped)
     schema = runs[0].schema
     references = [baseline_method(baseline, schema) for baseline in baselines]

@@ -10,6 +10,9 @@ import torch
 IGNORED = -100
 """Label of a token that is not trained, as everywhere in transformers."""
 
+NO_FIELD = -1
+"""Field of a token that is no part of a value."""
+
 Batch = dict[str, Any]
 """What a collator gives: tensors, and for packed rows the layout that tells them apart."""
 
@@ -36,9 +39,10 @@ def token_count(batch: Batch) -> int:
 class PaddingCollator:
     """Pads on the right to the longest row of the batch.
 
-    Gives input_ids, attention_mask, labels (IGNORED on prompt and padding), all (rows, tokens) int64, and, when the
-    rows have class weights, `weights` (rows, tokens) float32, 0 where nothing is trained. Padding is told by the mask
-    alone: the pad token may be the end-of-turn token, which is trained.
+    Gives input_ids, attention_mask, labels (IGNORED on prompt and padding) and, where the rows have them, fields
+    (NO_FIELD outside of values), all (rows, tokens) int64; where the rows have class weights, `weights` (rows, tokens)
+    float32, 0 where nothing is trained. Padding is told by the mask alone: the pad token may be the end-of-turn token,
+    which is trained.
     """
 
     def __init__(self, pad_token_id: int) -> None:
@@ -50,13 +54,17 @@ class PaddingCollator:
         input_ids = torch.full(shape, self._pad_token_id, dtype=torch.long)
         attention_mask = torch.zeros(shape, dtype=torch.long)
         labels = torch.full(shape, IGNORED, dtype=torch.long)
+        fields = torch.full(shape, NO_FIELD, dtype=torch.long) if "fields" in rows[0] else None
         weights = torch.zeros(shape) if "weights" in rows[0] else None
         for index, row in enumerate(rows):
             length = len(row["input_ids"])
             input_ids[index, :length] = torch.tensor(row["input_ids"], dtype=torch.long)
             attention_mask[index, :length] = 1
             labels[index, :length] = torch.tensor(row["labels"], dtype=torch.long)
+            if fields is not None:
+                fields[index, :length] = torch.tensor(row["fields"], dtype=torch.long)
             if weights is not None:
                 weights[index, :length] = torch.tensor(row["weights"])
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-        return batch if weights is None else {**batch, "weights": weights}
+        more = {"fields": fields, "weights": weights}
+        return {**batch, **{name: column for name, column in more.items() if column is not None}}

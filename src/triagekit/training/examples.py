@@ -21,8 +21,9 @@ SHOWN = 20
 
 @dataclass(frozen=True)
 class Examples:
-    """Tokenised rows: `columns` hold input_ids and labels (and weights, with class weights), one list a row, and
-    prefix_length: how many tokens at its beginning a row has in common with every other row of its prompt variant.
+    """Tokenised rows. `columns` hold, one list a row: input_ids, labels, fields (the schema field that a token is part of
+    the value of, or -1), with class weights also weights, and prefix_length: how many tokens at its beginning a row has in
+    common with every other row of its prompt variant.
 
     `draw_weights`: how often each row is drawn, relatively; None where every row is shown once an epoch.
     """
@@ -97,7 +98,7 @@ def build_examples(
     """
     bar = progress or SilentProgress()
     bar.start(f"tokenise {split}", len(rows))
-    columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "prefix_length": []}
+    columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "fields": [], "prefix_length": []}
     if weights:
         columns["weights"] = []
     cut = tokens_cut = 0
@@ -113,6 +114,7 @@ def build_examples(
             continue
         columns["input_ids"].append(list(example.input_ids))
         columns["labels"].append(labels_of(example))
+        columns["fields"].append(list(example.fields))
         columns["prefix_length"].append(len(segments.prefix_ids(variant)))
         if weights:
             columns["weights"].append(_token_weights(example, row, segments.schema, weights))

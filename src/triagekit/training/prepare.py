@@ -173,6 +173,7 @@ def conditions(settings: TrainSettings, plan: dict[str, Any]) -> dict[str, Any]:
         "evaluation": settings.evaluation.model_dump(mode="json"),
         "sampling": settings.sampling.model_dump(mode="json"),
         "class_weights": settings.class_weights,
+        "loss": settings.loss.model_dump(mode="json"),
     }
 
 
@@ -220,6 +221,8 @@ def _build_trainer(
 ) -> TriageTrainer:
     from triagekit.training.collator import PaddingCollator
     from triagekit.training.flow import RunFlow
+    from triagekit.training.label_choices import label_field_numbers
+    from triagekit.training.objective import Objective
     from triagekit.training.packing import SharedPrefixCollator
     from triagekit.training.sampler import EpochSampler
     from triagekit.training.trainer import TriageTrainer
@@ -238,6 +241,7 @@ def _build_trainer(
         collator=collator,
         tokenizer=segments.tokenizer,
         sampler=EpochSampler(train.lengths, settings.batch.effective, settings.seed, train.draw_weights, variants),
+        objective=Objective(settings.loss, label_field_numbers(segments.schema)),
         callbacks=[flow],
         group=group,
         notes=notes,

@@ -23,9 +23,11 @@ from triagekit.training import checkpoint_state, zero
 from triagekit.training.batches import StepBatches, TrainingRows
 from triagekit.training.checkpoints import checkpoint_path, rotate, write_checkpoint
 from triagekit.training.collator import Batch
+from triagekit.training.lora_plus import raise_rate_of_b
 from triagekit.training.loss import compute_losses_in_forward, give_back_forward, normaliser, token_losses
 from triagekit.training.measurements import Measurements
 from triagekit.training.metrics_log import MetricsLog
+from triagekit.training.objective import Objective
 from triagekit.training.optimizer_state import names_of_groups
 from triagekit.training.packing import SharedPrefixCollator
 from triagekit.training.process_group import ProcessGroup
@@ -59,6 +61,7 @@ class TriageTrainer(SFTTrainer):
         collator: Callable[..., Batch],
         tokenizer: Any,
         sampler: EpochSampler,
+        objective: Objective,
         callbacks: Sequence[Any],
         group: ProcessGroup | None = None,
         notes: Callable[[str], None] = lambda text: None,
@@ -66,6 +69,7 @@ class TriageTrainer(SFTTrainer):
         self.settings = settings
         self.group = group or ProcessGroup()
         self.row_sampler = sampler
+        self._objective = objective
         self.optimizer_names: list[list[str]] = []
         self.is_sharded = False
         self._notes = notes
@@ -91,7 +95,7 @@ class TriageTrainer(SFTTrainer):
             # not exact (peft #2421).
             if parameter.requires_grad and parameter.dtype != torch.float32:
                 parameter.data = parameter.data.float()
-        compute_losses_in_forward(self.network)
+        compute_losses_in_forward(self.network, self._objective.over_vocabulary)
         self._own_attention = (
             attend_by_shared_prefix(self.network) if isinstance(collator, SharedPrefixCollator) else None
         )
@@ -142,7 +146,7 @@ class TriageTrainer(SFTTrainer):
         with self._computation_type():
             losses = token_losses(model, inputs)
         total = normaliser([inputs]) if num_items_in_batch is None else num_items_in_batch
-        loss = losses.weighted_sum / total
+        loss = self._objective.weighted_sum(losses) / total
         self.measured.add(loss, losses, inputs)
         # Data-parallel training averages gradients over processes; the sum over all of them is wanted.
         loss = loss * self.group.ranks.size
@@ -226,6 +230,7 @@ class TriageTrainer(SFTTrainer):
         created = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if created:
+            raise_rate_of_b(self.optimizer, self.network, self.settings.adapter.lora_plus_ratio)
             self.optimizer_names = names_of_groups(self.optimizer, self.network)
         return optimizer
 
