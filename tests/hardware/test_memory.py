@@ -108,6 +108,8 @@ def test_trained_weights_of_each_method(shape):
     assert trained(dora=True) == trained() + 28 * outputs
     assert trained(method="hybrid") == trained() + 151_936 * 1536 + (2 * 28 + 1) * 1536
     assert trained(method="hybrid", head="output_tokens", output_tokens=900) == trained() + 900 * 1536 + 57 * 1536
+    assert trained(method="hybrid", head="none") == trained() + 57 * 1536
+    assert trained(layers=7) == trained() // 4
     assert trained(method="full") == shape.parameters
 
 

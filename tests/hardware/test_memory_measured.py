@@ -25,6 +25,7 @@ CASES = [
     ("hybrid", "qwen2", False, {"method": "hybrid"}, False, {}),
     ("hybrid fp32", "qwen2", True, {"method": "hybrid"}, False, {}),
     ("hybrid output tokens", "qwen2", False, {"method": "hybrid", "head": "output_tokens"}, False, {}),
+    ("hybrid norms", "qwen2", False, {"method": "hybrid", "head": "none"}, False, {}),
     ("full", "qwen2", False, {"method": "full"}, False, {}),
     ("full fp32", "qwen2", True, {"method": "full"}, False, {}),
     ("dora", "qwen2", False, {"dora": True}, False, {}),

@@ -11,7 +11,14 @@ from triagekit.files.atomic import write_json, write_text
 from triagekit.progress import Progress
 from triagekit.settings import to_yaml
 from triagekit.sweep.choice import RateChoice, chosen_members, members_of, method_of, rate_choices
-from triagekit.sweep.settings import Member, SweepSettings, possible_members, sweep_folder
+from triagekit.sweep.settings import (
+    RATE,
+    Member,
+    SweepSettings,
+    possible_members,
+    settings_of_methods,
+    sweep_folder,
+)
 from triagekit.sweep.tasks import Task, run_tasks
 from triagekit.training.run_folder import RunFolder
 
@@ -28,6 +35,13 @@ class SweepResult:
     folder: Path
     runs: dict[Path, str]
     choices: tuple[RateChoice, ...]
+    method_settings: frozenset[str]
+    """Settings that define the methods."""
+
+    @property
+    def chosen_settings(self) -> frozenset[str]:
+        """Settings that were chosen for each method on the validation split."""
+        return frozenset({RATE} if self.choices else set())
 
 
 def run_sweep(
@@ -86,7 +100,9 @@ def run_sweep(
     run_tasks(evaluate, at_once, ended)
     progress.finish()
     _stop_if(failed, "evaluated")
-    return SweepResult(folder, {member.run: method_of(member) for member in compared}, choices)
+    return SweepResult(
+        folder, {member.run: method_of(member) for member in compared}, choices, settings_of_methods(sweep)
+    )
 
 
 def _count(sweep: SweepSettings) -> int:

@@ -153,6 +153,12 @@ def possible_members(sweep: SweepSettings) -> tuple[Member, ...]:
     return tuple(members.values())
 
 
+def settings_of_methods(sweep: SweepSettings) -> frozenset[str]:
+    """The dotted keys that the methods' own words set: what defines them."""
+    words = [word for method in sweep.methods if isinstance(method, MethodSettings) for word in method.overrides]
+    return frozenset(word.partition("=")[0].strip() for word in words)
+
+
 def _rates(sweep: SweepSettings, combination: dict[str, Any]) -> list[dict[str, float]]:
     """The learning rates of a combination, as axes; [{}] where its train config's own is taken."""
     method = combination.get(_METHOD)

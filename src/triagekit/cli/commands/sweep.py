@@ -92,6 +92,7 @@ def _list(options: argparse.Namespace, sweep: SweepSettings) -> int:
 def _report(result: SweepResult, options: argparse.Namespace) -> Path:
     """Baselines trained on as many rows, then the comparison of all."""
     from triagekit.cli.output import RichProgress
+    from triagekit.compare.design import Design
     from triagekit.compare.report import compare_runs
     from triagekit.evaluation.baselines import evaluate_baselines
     from triagekit.files.atomic import write_json
@@ -116,7 +117,7 @@ def _report(result: SweepResult, options: argparse.Namespace) -> Path:
             split=options.split,
             title=f"Sweep {result.folder.name}",
             progress=progress,
-            names=result.runs,
+            design=Design(result.runs, result.method_settings, result.chosen_settings),
         )
     write_json(result.folder / "comparison.json", compared)
     return report

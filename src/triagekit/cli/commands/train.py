@@ -21,7 +21,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Example: triage train lora data=data/processed/demo seed=1\n"
         "         triage train my.yaml optimizer.learning_rate=1e-3 adapter.r=32 --name wide\n"
-        "         triage train my.yaml --rung 2xA100      (see them all: triage plan my.yaml)\n\n"
+        "         triage train my.yaml --rung 2xA100      (see them all: triage plan my.yaml)\n"
+        "         triage train my.yaml --find-lr          (which learning rate to take)\n\n"
         "Stopped or killed? The same command goes on from the newest complete checkpoint.\n"
         "Exit codes: 0 finished, 2 something to mend, 130 / 143 / 140 stopped by Ctrl-C / SIGTERM / SIGUSR2 with a\n"
         "checkpoint, 1 anything else."
@@ -32,12 +33,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rung", help="short for hardware.rung=: auto (the best that fits), none (as the settings stand), or a name"
     )
+    parser.add_argument(
+        "--find-lr",
+        nargs="?",
+        const=100,
+        type=int,
+        metavar="STEPS",
+        help="no training: a test of learning rates (100 steps unless STEPS is given), with a plot in the run folder",
+    )
     parser.add_argument("--json", action="store_true", help="print the run's summary as JSON")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Train, then print where the run is and what came out."""
+    from triagekit.cli.commands.find_rate import find_rate
     from triagekit.cli.output import RichProgress, print_json, print_table
     from triagekit.launching.outcome import RanksFailed, StoppedBeforeTraining
     from triagekit.launching.rank import has_launcher
@@ -52,6 +62,8 @@ def run(options: argparse.Namespace) -> int:
         return _report(options, overrides)
     try:
         settings = load_train_settings(options.config, overrides, options.name)
+        if options.find_lr is not None:
+            return find_rate(settings, options.find_lr, options.json)
         if own_rank() is None:
             notes = _say if is_first_node() else _say_nothing
             folder = launch(settings, _rank_words(options, overrides), RichProgress, notes)
