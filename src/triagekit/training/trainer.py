@@ -117,10 +117,11 @@ class TriageTrainer(SFTTrainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """This process's micro-batches. Not prepared by accelerate, which would double or drop rows of an epoch's last
         step to make processes even."""
-        micro, ranks = self.settings.batch.micro, self.group.ranks
+        batch, ranks = self.settings.batch, self.group.ranks
+        costs = self._rows.costs(self.row_sampler.variants, shared=isinstance(self.data_collator, SharedPrefixCollator))
         return DataLoader(
             self._rows,
-            batch_sampler=StepBatches(self.row_sampler, self.settings.batch.effective, micro, ranks.rank, ranks.size),
+            batch_sampler=StepBatches(self.row_sampler, batch.effective, batch.micro, ranks.rank, ranks.size, costs),
             collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
         )
