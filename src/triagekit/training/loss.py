@@ -12,8 +12,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from triagekit.hardware.activations import LOGIT_BYTES, LOGITS_AT_ONCE
-from triagekit.modeling.forward import causal_model, hidden_states, project_to_logits
+from triagekit.modeling.forward import causal_model, final_logits, hidden_states, project_to_logits
 from triagekit.training.collator import IGNORED, Batch, model_inputs
+from triagekit.training.head_loss import HeadLosses
 
 
 @dataclass(frozen=True)
@@ -73,18 +74,25 @@ def projected_losses(
 
     What does not fit into LOGITS_AT_ONCE is projected piece by piece, and each piece once more in the backward pass
     instead of being kept (Chen et al. 2016, arXiv 1604.06174): with a vocabulary of 150,000 the logits would be the
-    largest thing in memory. All together are taken by a head that is trained as a whole, since the gradients of its pieces
-    would need more memory than the logits; and by one that ZeRO-3 has spread, since every piece would bring it together
-    anew, in all processes at once, and these do not have equally many.
+    largest thing in memory. All together are taken by a head that ZeRO-3 has spread, since every piece would bring it
+    together anew, in all processes at once, and these do not have equally many.
     """
     at_once = tokens_at_once(model)
-    if len(hidden) <= at_once or (hidden.requires_grad and _trains_head(model)) or _is_spread(model):
+    if len(hidden) <= at_once or _is_spread(model):
         return _losses(model, hidden, targets, over_vocabulary)
-    pieces = [
+    if hidden.requires_grad and (head := _whole_trained_head(model)) is not None:
+
+        def of_piece(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return _of_logits(final_logits(model, logits), wanted, over_vocabulary)
+
+        pieces: Any = HeadLosses.apply
+        losses: tuple[torch.Tensor, ...] = pieces(hidden, head.weight, head.bias, targets, of_piece, at_once)
+        return losses
+    found = [
         checkpoint(_losses, model, *piece, over_vocabulary, use_reentrant=False)
         for piece in zip(torch.split(hidden, at_once), torch.split(targets, at_once), strict=True)
     ]
-    return tuple(torch.cat(part) for part in zip(*pieces, strict=True))
+    return tuple(torch.cat(part) for part in zip(*found, strict=True))
 
 
 def tokens_at_once(model: nn.Module) -> int:
@@ -93,9 +101,13 @@ def tokens_at_once(model: nn.Module) -> int:
     return max(1, LOGITS_AT_ONCE // (vocabulary * LOGIT_BYTES))
 
 
-def _trains_head(model: nn.Module) -> bool:
-    head = causal_model(model).get_output_embeddings()
-    return any(parameter.requires_grad and parameter.shape == head.weight.shape for parameter in head.parameters())
+def _whole_trained_head(model: nn.Module) -> Any:
+    """The linear layer that is trained as a whole, behind PEFT's wrapper; None for a frozen head, or one of which some
+    rows are trained."""
+    head: Any = causal_model(model).get_output_embeddings()
+    copies = getattr(head, "modules_to_save", None)
+    head = head if copies is None else copies["default"]
+    return head if head.weight.requires_grad and isinstance(head, nn.Linear) else None
 
 
 def _is_spread(model: nn.Module) -> bool:
@@ -105,7 +117,10 @@ def _is_spread(model: nn.Module) -> bool:
 def _losses(
     model: nn.Module, hidden: torch.Tensor, targets: torch.Tensor, over_vocabulary: bool
 ) -> tuple[torch.Tensor, ...]:
-    logits = project_to_logits(model, hidden)
+    return _of_logits(project_to_logits(model, hidden), targets, over_vocabulary)
+
+
+def _of_logits(logits: torch.Tensor, targets: torch.Tensor, over_vocabulary: bool) -> tuple[torch.Tensor, ...]:
     full = logits.float()
     losses = functional.cross_entropy(full, targets, reduction="none")
     correct = logits.detach().argmax(dim=-1) == targets
