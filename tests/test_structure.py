@@ -13,7 +13,7 @@ FLOORS = [
     {"schema", "data"},
     {"modeling", "hardware"},
     {"training", "scoring"},
-    {"evaluation", "launching"},
+    {"evaluation", "launching", "service"},
     {"compare", "sweep"},
     {"cluster"},
     {"cli"},
@@ -23,6 +23,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # On one floor, the room on the left may import the one on the right.
 ALLOWED = {("data", "schema"), ("settings", "files"), ("settings", "errors"), ("files", "errors")}
 HEAVY = ["torch", "transformers", "ray", "pandas", "sklearn", "pyarrow", "matplotlib", "numpy", "deepspeed", "submitit"]
+HEAVY += ["fastapi", "starlette", "uvicorn"]
 
 
 def imports(path):
@@ -58,6 +59,7 @@ def test_a_room_imports_only_from_rooms_below_it(checkout):
         ["schema", "show", "it_tickets"],
         ["train", "--help"],
         ["score", "--help"],
+        ["serve", "--help"],
         ["plan", "lora", "--gpus", "2xA100-80GB"],
         ["submit", "train", "lora", "--site", "csf", "--rung", "2xA100", "--dry-run"],
         ["site", "list"],

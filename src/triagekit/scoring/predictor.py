@@ -124,9 +124,16 @@ class Predictor:
     def _judge(self, judged: Verdict, confidence: Mapping[str, float]) -> Verdict:
         if judged != "auto" or self._auto_threshold is None:
             return judged
-        # The confidence of free text is a product over dozens of words: small even where every word is right.
-        labels = [confidence[field.name] for field in self.schema.fields if not isinstance(field, TextField)]
-        return "auto" if min(labels, default=1.0) >= self._auto_threshold else "review"
+        return "auto" if least_sure_label(self.schema, confidence) >= self._auto_threshold else "review"
+
+
+def least_sure_label(schema: Schema, confidence: Mapping[str, float]) -> float:
+    """The smallest confidence of a record's labels, which decides on `review`; 1 for a schema without labels.
+
+    Free text is left out: its confidence is a product over dozens of words, small even where every word is right.
+    """
+    labels = [confidence[field.name] for field in schema.fields if not isinstance(field, TextField)]
+    return min(labels, default=1.0)
 
 
 def adapter_folder(run_or_adapter: Path | str) -> Path:

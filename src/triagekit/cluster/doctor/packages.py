@@ -34,6 +34,7 @@ EXTRAS = {
     "data": "prepare data",
     "train": "fine-tune",
     "score": "score archives with Ray",
+    "serve": "records over HTTP",
     "compare": "the report",
     "cluster": "the launchers in jobs/",
     "deepspeed": "the ZeRO rungs",

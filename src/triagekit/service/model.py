@@ -1,0 +1,78 @@
+"""The run that is served: loaded in the batcher's thread, and what is said of it and of each of its predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from triagekit.service.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from triagekit.schema.schema import Schema
+    from triagekit.scoring.predictor import Prediction
+
+CONFIDENCE_DIGITS = 6
+
+
+@dataclass
+class ServedRun:
+    """Filled in by the loading thread; empty fields until then."""
+
+    name: str
+    schema: Schema | None = None
+    fingerprints: dict[str, str] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Run, schema and fingerprints, as `/health` shows them."""
+        result: dict[str, Any] = {"run": self.name, "schema": self.schema.name if self.schema else None}
+        return result | {"fingerprints": self.fingerprints}
+
+    def answer(self, identity: str | int | None, prediction: Prediction) -> dict[str, Any]:
+        """One ticket of an answer: what `triage predict --json` prints, with the id and the least sure label's share."""
+        from triagekit.scoring.predictor import least_sure_label
+
+        assert self.schema is not None
+        confidence = prediction.confidence
+        overall = least_sure_label(self.schema, confidence) if confidence else None
+        return {
+            "id": identity,
+            "record": prediction.record,
+            "confidence": {name: round(share, CONFIDENCE_DIGITS) for name, share in confidence.items()},
+            "overall": None if overall is None else round(overall, CONFIDENCE_DIGITS),
+            "verdict": prediction.verdict,
+            "error": prediction.error,
+        }
+
+
+def load_run(settings: ServeSettings, served: ServedRun) -> Callable[[Sequence[str]], list[Prediction]]:
+    """Load the run and fill in `served`; the function that predicts. Raises TriageError as Predictor.from_run does."""
+    from triagekit.scoring.predictor import Predictor
+    from triagekit.scoring.worker import predict_each
+
+    predictor = Predictor.from_run(
+        settings.run,
+        base=settings.base,
+        device=settings.device,
+        batch_size=settings.batch_size,
+        precision=settings.precision,
+        auto_threshold=settings.auto_threshold,
+    )
+    # What is computed once (the prefix's keys and values) should not wait for the first caller.
+    predictor.predict(["ready"])
+    card = predictor.adapter.card
+    served.schema = predictor.schema
+    served.fingerprints = {
+        "adapter": str(card["fingerprint"]),
+        "schema": predictor.schema.fingerprint,
+        "template": str(card["template_fingerprint"]),
+        "base": str(card["base_fingerprint"]),
+    }
+    return lambda texts: predict_each(predictor, texts)
+
+
+def run_name(run_or_adapter: str) -> str:
+    """The run's folder name, without the machine's paths."""
+    path = Path(run_or_adapter).expanduser().resolve()
+    return path.parent.name if path.name == "adapter" else path.name
