@@ -71,7 +71,11 @@ class RunningService:
     """A service on a free port of this machine, its server in a thread."""
 
     def __init__(self, predictor: GatedDecoder, token: Token | None, options: Mapping[str, Any]) -> None:
+        self.loading = threading.Event()
+        self.loading.set()
+
         def load(settings: ServeSettings, served: Any) -> GatedDecoder:
+            assert self.loading.wait(60)
             served.schema = SCHEMA
             served.fingerprints = {"adapter": "a" * 16, "schema": SCHEMA.fingerprint}
             return predictor
@@ -86,7 +90,8 @@ class RunningService:
     def start(self) -> None:
         self.service.start()
         self.thread.start()
-        wait_until(lambda: self.server.started and self.service.batcher.state == "ready")
+        state = "ready" if self.loading.is_set() else "loading"
+        wait_until(lambda: self.server.started and self.service.batcher.state == state)
 
     def request(
         self, method: str, path: str, body: bytes | str | None = None, headers: Mapping[str, str] | None = None

@@ -143,7 +143,7 @@ def test_a_failing_batch_tells_its_callers_the_kind_only_and_the_service_goes_on
     requests = [busy(batcher, decoder), batcher.submit(["a", "b", "c"])]
     decoder.gate.set()
     for request in requests:
-        with pytest.raises(BatchFailed, match="^ValueError$"):
+        with pytest.raises(BatchFailed, match=r"^ValueError$"):
             request.future.result(SECONDS)
     # What was left of the second request is not decoded for nothing.
     wait_until(lambda: batcher.depth == 0)

@@ -10,6 +10,7 @@ from service_helpers import (
     JSON,
     SCHEMA,
     GatedPredictor,
+    RunningService,
     background,
     connect,
     raw_request,
@@ -77,6 +78,24 @@ def test_what_is_said_about_the_service(run_service) -> None:
     assert "requestBody" in paths["/v1/triage"]["post"]
 
 
+def test_until_the_model_is_loaded_the_service_is_alive_and_not_ready() -> None:
+    service = RunningService(GatedPredictor(), None, {})
+    service.loading.clear()
+    service.start()
+    status, health, _ = service.request("GET", "/health")
+    assert status == 503 and health["alive"] and not health["ready"] and health["state"] == "loading"
+    assert health["run"] == "fake" and health["fingerprints"] is None
+    assert service.request("GET", "/health/live")[0] == 200
+    for status, answer, headers in (service.post({"text": "early"}), service.request("GET", "/v1/schema")):
+        assert status == 503 and answer["error"]["reason"] == "loading" and headers["retry-after"]
+    assert service.metric("triagekit_ready") == 0
+    service.loading.set()
+    wait_until(lambda: service.request("GET", "/health")[0] == 200)
+    assert service.post({"text": "now"})[0] == 200
+    service.server.stop()
+    service.thread.join(60)
+
+
 @pytest.mark.parametrize(
     ("body", "status", "where", "given", "expected"),
     [
@@ -116,8 +135,6 @@ def test_a_body_that_is_no_request_is_explained(body, status, where, given, expe
 @pytest.fixture(scope="module")
 def hostile():
     """One service for all bodies: none of them may take it down."""
-    from service_helpers import RunningService
-
     predictor = GatedPredictor()
     service = RunningService(predictor, None, {"max_tickets": 3, "max_characters": 20, "max_body_bytes": 500_000})
     service.start()
