@@ -68,7 +68,7 @@ class AccessLog:
         finally:
             seconds = time.monotonic() - began
             route = scope["path"] if scope["path"] in self._routes else "other"
-            self._metrics.request(route, status, seconds, scored=route == self._scored)
+            self._metrics.request(route, status, seconds, scored=route == self._scored and status == 200)
             self._log(scope, route, status, seconds, notes)
 
     def _log(self, scope: Scope, route: str, status: int, seconds: float, notes: dict[str, Any]) -> None:

@@ -52,7 +52,7 @@ class Metrics:
         self._gauges[name] = (description, read)
 
     def request(self, route: str, status: int, seconds: float, scored: bool) -> None:
-        """One answered request; `scored`: it asked for records, so that its time says something."""
+        """One answered request; `scored`: it got records, so that its time says something."""
         with self._lock:
             self._requests[route, status] += 1
             if scored:
@@ -86,7 +86,7 @@ class Metrics:
             lines += _counter("tickets_total", "answered tickets by verdict", "verdict", self._tickets)
             lines += _counter("tickets_dropped_total", "tickets taken in and not answered", "reason", self._dropped)
             for name, description, histogram in (
-                ("request_seconds", "from a request for records to its answer", self._request_seconds),
+                ("request_seconds", "from a request to the records it got", self._request_seconds),
                 ("batch_tickets", "tickets that went through the model together", self._batch_tickets),
                 ("batch_seconds", "time of a batch in the model", self._batch_seconds),
             ):

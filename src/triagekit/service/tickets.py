@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from triagekit.errors import nearest
-from triagekit.service.problems import BodyProblem, Refusal, kind_of, shown
+from triagekit.service.problems import MOST_PROBLEMS, BodyProblem, Refusal, kind_of, shown
 from triagekit.service.settings import ServeSettings
 
 LONGEST_ID = 256
 SHAPE = '{"text": …} with an optional "id", or {"tickets": [{"text": …}, …]}'
+_LONGEST_COMPARED = 40
 _TICKET_KEYS = ("text", "id")
 _TITLE = "The body is not what this service reads; nothing of it was scored."
 
@@ -94,7 +96,8 @@ def _is_identity(value: Any) -> bool:
 def _unknown_keys(value: Mapping[str, Any], where: str, keys: tuple[str, ...], problems: list[BodyProblem]) -> None:
     for name in value:
         if name not in keys:
-            match = nearest(name[:LONGEST_ID], keys)
+            # A body may hold a hundred thousand such keys, and comparing words is slow.
+            match = nearest(name[:_LONGEST_COMPARED], keys) if len(problems) < MOST_PROBLEMS else None
             hint = f" (did you mean '{match}'?)" if match else ""
             problems.append(BodyProblem(where, f"the key {shown(name)}", f"only {', '.join(keys)}{hint}"))
 
@@ -125,8 +128,7 @@ def _no_constant(name: str) -> Any:
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in result if names.count(name) > 1)
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise _NotStrict(f"the key {shown(twice)} twice in one object")
     return result
 
