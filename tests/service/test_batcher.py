@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from service_helpers import GatedDecoder, wait_until
 
-from triagekit.service.batcher import Batcher, BatchFailed
+from triagekit.service.batcher import Batcher, BatchFailed, ModelBroken
+from triagekit.service.model import PROBE, predict_or_give_up
 from triagekit.service.queue import QueueFull, ServiceClosing, TicketQueue
 
 SECONDS = 60
@@ -197,3 +198,50 @@ def test_a_model_that_cannot_be_loaded_fails_those_who_wait_for_it() -> None:
     assert batcher.join(SECONDS) and batcher.state == "failed" and str(batcher.failure) == "no weights"
     batcher.close()
     assert batcher.state == "failed"
+
+
+def test_a_broken_model_ends_the_thread_and_tells_everybody(make_batcher) -> None:
+    decoder = GatedDecoder(is_open=False)
+    decoder.error = ModelBroken("the card has gone")
+    batcher = make_batcher(decoder)
+    under_way, queued = busy(batcher, decoder), batcher.submit(["a"])
+    decoder.gate.set()
+    with pytest.raises(BatchFailed):
+        under_way.future.result(SECONDS)
+    with pytest.raises(ServiceClosing):
+        queued.future.result(SECONDS)
+    assert batcher.join(SECONDS) and batcher.state == "failed" and batcher.failure is decoder.error
+
+
+class Poisoned:
+    """A predictor that fails on some tickets: the tickets' fault, as long as it answers the probe."""
+
+    def __init__(self, is_broken: bool) -> None:
+        self.is_broken = is_broken
+        self.asked: list[list[str]] = []
+
+    def predict(self, texts: Sequence[str]) -> list[Any]:
+        from triagekit.scoring.predictor import Prediction, failed_prediction
+
+        self.asked.append(list(texts))
+        if self.is_broken or "poison" in texts:
+            raise RuntimeError("device-side assert")
+        return [
+            Prediction({"summary": text}, {}, "auto", (), text) if text.strip() else failed_prediction("empty")
+            for text in texts
+        ]
+
+
+def test_poisoned_tickets_cost_their_own_answers_only() -> None:
+    predictor: Any = Poisoned(is_broken=False)
+    assert [item.record is None for item in predict_or_give_up(predictor, ["a", "poison", "b"])] == [False, True, False]
+    assert [PROBE] not in predictor.asked
+    assert [item.verdict for item in predict_or_give_up(predictor, ["poison", "poison"])] == ["error", "error"]
+    assert predictor.asked[-1] == [PROBE]
+    predict_or_give_up(predictor, [" "])
+    assert predictor.asked[-1] == [" "]
+
+
+def test_a_model_that_fails_on_what_it_answered_before_is_broken() -> None:
+    with pytest.raises(ModelBroken, match="RuntimeError"):
+        predict_or_give_up(Poisoned(is_broken=True), ["a", "b"])  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Generic, Literal, Protocol, TypeVar
 
+from triagekit.errors import TriageError
 from triagekit.service.queue import Request, TicketQueue, Turn, fail
 
 Answer = TypeVar("Answer")
@@ -24,6 +25,10 @@ class BatchObserver(Protocol):
 
     def batch(self, tickets: int, seconds: float) -> None:
         """`tickets` were decoded together in `seconds`."""
+
+
+class ModelBroken(TriageError):
+    """Raised by a decoder that will answer nobody any more; it ends the service, so that a new process can be started."""
 
 
 class BatchFailed(Exception):
@@ -52,7 +57,7 @@ class Batcher(Generic[Answer]):
         self._state_lock = threading.Lock()
         self.state: State = "loading"
         self.failure: Exception | None = None
-        """Why the model could not be loaded."""
+        """Why the model could not be loaded, or stopped working."""
 
     @property
     def depth(self) -> int:
@@ -108,13 +113,16 @@ class Batcher(Generic[Answer]):
         except (
             Exception
         ) as error:  # whatever keeps a model from loading is handed to the thread that can end the process
-            self.failure = error
-            self._become("failed")
-            self._queue.refuse_all()
+            self._give_up(error)
             return
         self._become("ready", unless="stopping")
         while (turns := self._queue.take(self._batch_size, self._gather_seconds)) is not None:
             self._decode(decode, turns)
+
+    def _give_up(self, error: Exception) -> None:
+        self.failure = error
+        self._become("failed")
+        self._queue.refuse_all()
 
     def _decode(self, decode: Decode[Answer], turns: list[Turn[Answer]]) -> None:
         began = time.monotonic()
@@ -126,6 +134,8 @@ class Batcher(Generic[Answer]):
             for turn in turns:
                 self._queue.drop(turn.request)
                 fail(turn.request.future, BatchFailed(type(error).__name__))
+            if isinstance(error, ModelBroken):
+                self._give_up(error)
         seconds = time.monotonic() - began
         latest = seconds / len(turns)
         old = self._seconds_a_ticket

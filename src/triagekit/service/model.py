@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from triagekit.service.batcher import ModelBroken
 from triagekit.service.settings import ServeSettings
 
 if TYPE_CHECKING:
     from triagekit.schema.schema import Schema
-    from triagekit.scoring.predictor import Prediction
+    from triagekit.scoring.predictor import Prediction, Predictor
 
 CONFIDENCE_DIGITS = 6
+PROBE = "The printer is dead."
+"""A ticket that every model can answer."""
 
 
 @dataclass
@@ -49,7 +52,6 @@ class ServedRun:
 def load_run(settings: ServeSettings, served: ServedRun) -> Callable[[Sequence[str]], list[Prediction]]:
     """Load the run and fill in `served`; the function that predicts. Raises TriageError as Predictor.from_run does."""
     from triagekit.scoring.predictor import Predictor
-    from triagekit.scoring.worker import predict_each
 
     predictor = Predictor.from_run(
         settings.run,
@@ -60,7 +62,7 @@ def load_run(settings: ServeSettings, served: ServedRun) -> Callable[[Sequence[s
         auto_threshold=settings.auto_threshold,
     )
     # What is computed once (the prefix's keys and values) should not wait for the first caller.
-    predictor.predict(["ready"])
+    predictor.predict([PROBE])
     card = predictor.adapter.card
     served.schema = predictor.schema
     served.fingerprints = {
@@ -69,7 +71,28 @@ def load_run(settings: ServeSettings, served: ServedRun) -> Callable[[Sequence[s
         "template": str(card["template_fingerprint"]),
         "base": str(card["base_fingerprint"]),
     }
-    return lambda texts: predict_each(predictor, texts)
+    return lambda texts: predict_or_give_up(predictor, texts)
+
+
+def predict_or_give_up(predictor: Predictor, texts: Sequence[str]) -> list[Prediction]:
+    """A prediction for every ticket, as the archive's workers make them.
+
+    Where the model failed on all of them, a ticket that it has answered before tells whether it is the tickets or the
+    model (a GPU that has fallen over answers nobody again). Raises ModelBroken for the latter.
+    """
+    from triagekit.scoring.worker import predict_each
+
+    predictions = predict_each(predictor, texts)
+    if any(prediction.record is not None for prediction in predictions) or not any(text.strip() for text in texts):
+        return predictions
+    try:
+        predictor.predict([PROBE])
+    except Exception as error:  # whatever it is: the model answered this very ticket when it was loaded
+        raise ModelBroken(
+            f"The model answers no ticket any more ({type(error).__name__}), not even the one it answered when it was "
+            "loaded. Start the service again; `triage doctor` says whether the GPU is well."
+        ) from None
+    return predictions
 
 
 def run_name(run_or_adapter: str) -> str:

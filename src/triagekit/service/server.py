@@ -25,6 +25,8 @@ from triagekit.service.settings import ServeSettings
 
 _LAST_ANSWERS_SECONDS = 3.0
 """For refusals that are written once the grace time is over."""
+_BACKLOG = 512
+"""Connections that the system holds for the service until it takes them."""
 
 
 class GracefulServer(uvicorn.Server):
@@ -98,7 +100,7 @@ class GracefulServer(uvicorn.Server):
 
 
 def listen(settings: ServeSettings) -> socket.socket:
-    """A bound socket. Raises TriageError where the address cannot be had."""
+    """A listening socket. Raises TriageError where the address cannot be had."""
     try:
         found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
@@ -108,6 +110,8 @@ def listen(settings: ServeSettings) -> socket.socket:
     door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         door.bind(address)
+        # From here on clients wait for their turn instead of being refused.
+        door.listen(_BACKLOG)
     except OSError as error:
         door.close()
         raise TriageError(
@@ -126,11 +130,11 @@ def serve(service: TriageService, door: socket.socket, log_as_json: bool, say: C
     server = GracefulServer(service, log_as_json)
     host, port = door.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    say(f"listening on {address}, loading {service.served.name} …")
-    service.start()
-    watcher = threading.Thread(target=_announce, args=(service, address, say), daemon=True)
-    watcher.start()
-    asyncio.run(server.serve(sockets=[door]))
+    with server.capture_signals():
+        say(f"listening on {address}, loading {service.served.name} …")
+        service.start()
+        threading.Thread(target=_announce, args=(service, address, say), daemon=True).start()
+        asyncio.run(server.serve(sockets=[door]))
     if service.batcher.failure is not None:
         raise service.batcher.failure
     ended = service.batcher.join(server.seconds_left())
