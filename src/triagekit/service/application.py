@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -29,6 +30,9 @@ ROUTES = {
     "/openapi.json": "GET",
 }
 
+# FastAPI would hand paths, queries and exceptions to any OpenTelemetry provider of the process; they may quote tickets.
+_NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False}
+
 _TICKET = {
     "type": "object",
     "properties": {
@@ -49,7 +53,7 @@ _BODY = {"requestBody": {"required": True, "content": {"application/json": {"sch
 
 def build_application(service: TriageService, log_as_json: bool = False) -> FastAPI:
     """The ASGI application of a service. Its pages for browsers are off: they would load scripts from other sites."""
-    app = FastAPI(title="triagekit", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(title="triagekit", version=__version__, docs_url=None, redoc_url=None, telemetry=_NO_TELEMETRY)
     app.add_middleware(AccessLog, metrics=service.metrics, routes=frozenset(ROUTES), scored=TRIAGE, as_json=log_as_json)
     _add_errors(app)
     _add_routes(app, service)

@@ -122,22 +122,21 @@ def listen(settings: ServeSettings) -> socket.socket:
 
 
 def serve(service: TriageService, door: socket.socket, log_as_json: bool, say: Callable[[str], None]) -> None:
-    """Serve until asked to stop. Raises the error that kept the model from loading.
+    """Serve until asked to stop. Raises the error that kept the model from loading or ended it.
 
     `say` gets one line each for: listening, ready, stopped.
     """
-    _log_to_stderr()
     server = GracefulServer(service, log_as_json)
     host, port = door.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    with server.capture_signals():
+    with server.capture_signals(), log_to_stderr():
         say(f"listening on {address}, loading {service.served.name} …")
         service.start()
         threading.Thread(target=_announce, args=(service, address, say), daemon=True).start()
         asyncio.run(server.serve(sockets=[door]))
-    if service.batcher.failure is not None:
-        raise service.batcher.failure
-    ended = service.batcher.join(server.seconds_left())
+        if service.batcher.failure is not None:
+            raise service.batcher.failure
+        ended = service.batcher.join(server.seconds_left())
     say("stopped" if ended else "stopped; the model was still at work")
     if not ended:
         # Python would wait for, or tear down, a thread inside torch; nothing of it is wanted any more.
@@ -153,12 +152,21 @@ def _announce(service: TriageService, address: str, say: Callable[[str], None]) 
         say(f"ready: POST {address}/v1/triage")
 
 
-def _log_to_stderr() -> None:
+@contextlib.contextmanager
+def log_to_stderr() -> Iterator[None]:
+    """Let the service's log lines go to stderr as they are."""
     logger = logging.getLogger("triagekit.service")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    logger.handlers = [handler]
+    logger.addHandler(handler)
+    before = logger.level, logger.propagate
     logger.setLevel(logging.INFO)
     logger.propagate = False
     # uvicorn logs stack traces and, of broken requests, nothing that this service does not log itself.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
