@@ -94,7 +94,9 @@ def prepare_run(
         progress=progress,
     )
     # Validation sees the prompt that scoring will use.
-    val = examples.build_examples(val_rows, segments, split="val", variants=[0] * len(val_rows), progress=progress)
+    val = examples.build_examples(
+        val_rows, segments, split="val", variants=[0] * len(val_rows), with_fields=True, progress=progress
+    )
     _note_cut(train, len(train_rows), settings, notes)
     if not val_rows:
         notes(f"{dataset.folder} has no validation rows: the last weights become the adapter, nothing stops early.")
@@ -219,6 +221,7 @@ def _build_trainer(
     notes: Callable[[str], None],
 ) -> TriageTrainer:
     from triagekit.training.collator import PaddingCollator
+    from triagekit.training.field_metrics import FieldMetrics
     from triagekit.training.flow import RunFlow
     from triagekit.training.packing import SharedPrefixCollator
     from triagekit.training.sampler import EpochSampler
@@ -240,6 +243,7 @@ def _build_trainer(
         sampler=EpochSampler(train.lengths, settings.batch.effective, settings.seed, train.draw_weights, variants),
         callbacks=[flow],
         group=group,
+        field_metrics=FieldMetrics(segments.schema),
         notes=notes,
     )
     flow.trainer = trainer

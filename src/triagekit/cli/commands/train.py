@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SIGNAL_EXIT = 128
 FAILED = 1
+FIELDS_SHOWN = 8
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -78,11 +79,14 @@ def run(options: argparse.Namespace) -> int:
         ("steps", f"{summary['steps']} of {summary['steps_planned']}" + _early(summary["stopped_early"])),
         ("best on val", f"{best['metric']} {best['value']:.4f} at step {best['step']}" if best else "not measured"),
         ("token accuracy on val", _share(summary["token_accuracy_val"])),
+        *_value_accuracy(summary.get("value_accuracy_val") or {}),
         ("time", f"{summary['seconds']:.1f} s, {summary['rows_per_second']} rows/s"),
         ("peak memory", f"{summary['peak_memory_bytes'] / 2**20:,.0f} MiB"),
         ("adapter", folder.adapter),
     ]
     print_table(f"Run {folder.folder}", ["", ""], rows)
+    if summary.get("value_accuracy_val"):
+        print("* each value predicted behind the true record before it; `triage evaluate` lets the model write alone.")
     return 0
 
 
@@ -132,3 +136,10 @@ def _early(stopped: bool) -> str:
 
 def _share(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.2%}"
+
+
+def _value_accuracy(shares: dict[str, float]) -> list[tuple[str, str]]:
+    """A line of the closing table, if it stays one."""
+    if not 0 < len(shares) <= FIELDS_SHOWN:
+        return []
+    return [("values right on val*", ", ".join(f"{name} {share:.1%}" for name, share in shares.items()))]
