@@ -56,4 +56,3 @@ def test_figures_are_those_of_a_count_row_by_row(built, collate):
 
 def test_a_field_without_values_has_no_figure():
     assert FieldMetrics(SCHEMA).figures([0, 2, 0, 0, 4, 0, 0, 6, 0, 0, 8, 0]) == {"value_accuracy/category": 0.5}
-

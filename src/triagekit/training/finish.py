@@ -7,7 +7,8 @@ from typing import Any
 
 from triagekit.modeling.adapter_folder import read_card, save_adapter
 from triagekit.training import checkpoint_state, environment
-from triagekit.training.prepare import AS_COMPUTED, PreparedRun
+from triagekit.training.plan_file import AS_COMPUTED
+from triagekit.training.prepare import PreparedRun
 
 
 def finish_run(run: PreparedRun) -> None:

@@ -76,6 +76,7 @@ class TriageTrainer(SFTTrainer):
         self.is_sharded = False
         self._notes = notes
         self._field_metrics = field_metrics
+        self.train_columns = train_columns
         self._rows = TrainingRows(train_columns)
         self._eval_batches = eval_batches
         self._root = Path(str(arguments.output_dir))

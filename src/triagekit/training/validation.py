@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
@@ -14,7 +14,7 @@ from triagekit.training.process_group import ProcessGroup
 
 @torch.no_grad()
 def validation_figures(
-    batches: Sequence[Batch],
+    batches: list[Batch],
     losses_of: Callable[[Batch], TokenLosses],
     group: ProcessGroup,
     fields: FieldMetrics | None,

@@ -22,7 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Example: triage train lora data=data/processed/demo seed=1\n"
         "         triage train my.yaml optimizer.learning_rate=1e-3 adapter.r=32 --name wide\n"
-        "         triage train my.yaml --rung 2xA100      (see them all: triage plan my.yaml)\n\n"
+        "         triage train my.yaml --rung 2xA100      (see them all: triage plan my.yaml)\n"
+        "         triage train my.yaml --dry-run          (what it would do, and what is strange about it)\n\n"
         "Stopped or killed? The same command goes on from the newest complete checkpoint.\n"
         "Exit codes: 0 finished, 2 something to mend, 130 / 143 / 140 stopped by Ctrl-C / SIGTERM / SIGUSR2 with a\n"
         "checkpoint, 1 anything else."
@@ -33,7 +34,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rung", help="short for hardware.rung=: auto (the best that fits), none (as the settings stand), or a name"
     )
-    parser.add_argument("--json", action="store_true", help="print the run's summary as JSON")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="write nothing: the plan, one row as the model reads it, what is trained, the loss at the start, warnings",
+    )
+    parser.add_argument("--json", action="store_true", help="print the run's summary, or the dry run, as JSON")
     parser.set_defaults(run=run)
 
 
@@ -49,6 +55,10 @@ def run(options: argparse.Namespace) -> int:
     from triagekit.training.train import load_train_settings
 
     overrides = [*options.overrides, f"hardware.rung={options.rung}"] if options.rung else options.overrides
+    if options.dry_run:
+        from triagekit.cli.dry_run import print_dry_run
+
+        return print_dry_run(load_train_settings(options.config, overrides, options.name), options.json, _say)
     if has_launcher():
         return _report(options, overrides)
     try:
