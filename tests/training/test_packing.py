@@ -139,7 +139,7 @@ def test_a_run_has_the_same_curve(settings_for, name):
     for packing in ("none", "shared_prefix"):
         notes = []
         run = train(settings_for(name=packing, batch={"packing": packing}, **changes), notes=notes.append)
-        assert run.read(run.plan)["packing"] == packing and notes == []
+        assert run.read(run.plan)["packing"] == packing and not any("padded" in note for note in notes)
         lines[packing] = metric_lines(run.folder)
         losses[packing] = [line["loss"] for line in lines[packing]]
     assert losses["shared_prefix"] == pytest.approx(losses["none"], rel=ROUNDING.get(name, 2e-4))
@@ -156,7 +156,7 @@ def test_a_model_that_cannot_be_packed_is_trained_padded_and_says_so(settings_fo
     monkeypatch.setattr(check, "why_not_packed", lambda model: "TinyModel carries a state along")
     notes = []
     run = train(settings_for(max_steps=2), notes=notes.append)
-    assert notes == [
+    assert notes[0] == (
         "Rows are padded, not packed: TinyModel carries a state along. The result is the same, only slower."
-    ]
+    )
     assert run.read(run.plan)["packing"] == "none"
