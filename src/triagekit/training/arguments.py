@@ -57,6 +57,7 @@ def sft_config(settings: TrainSettings, run: RunFolder, steps: int, evaluate: bo
     dtype = check_precision(settings, ranks)
     options: dict[str, Any] = {
         "output_dir": str(run.checkpoints),
+        "run_name": run.name,
         "max_steps": steps,
         "num_train_epochs": settings.epochs,
         "per_device_train_batch_size": settings.batch.micro,

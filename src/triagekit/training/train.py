@@ -18,6 +18,7 @@ from triagekit.training.ranks import Ranks, ranks_from_environment
 from triagekit.training.run_folder import RunFolder
 from triagekit.training.settings import TrainSettings
 from triagekit.training.stopping import StopRequest, TrainingInterrupted
+from triagekit.training.tracking import check_trackers, start_trackers
 
 if TYPE_CHECKING:
     from triagekit.data.dataset import ProcessedDataset
@@ -96,6 +97,7 @@ def check_input(settings: TrainSettings, dataset: ProcessedDataset) -> None:
 
     check_label_choices(settings, dataset.schema)
     resolve_base(settings.base)
+    check_trackers(settings)
 
 
 def _run(
@@ -144,6 +146,7 @@ def _run(
         else:
             if number := stop.agree(group):
                 raise TrainingInterrupted(number, step, steps)
+            start_trackers(trainer, folder)
             with memory_advice(settings):
                 stop.in_loop = True
                 trainer.measured.begin_session()

@@ -34,6 +34,7 @@ from triagekit.training.resume import TRAINER_STATE
 from triagekit.training.sampler import EpochSampler
 from triagekit.training.settings import TrainSettings
 from triagekit.training.stopping import stops_early
+from triagekit.training.tracking import figures_to_send
 from triagekit.training.validation import validation_figures
 
 COMPUTATION = ("computed_tokens_share", "padding_share", "peak_memory_bytes")
@@ -218,6 +219,8 @@ class TriageTrainer(SFTTrainer):
                 "epoch": round(self.row_sampler.epoch_after(self.state.global_step), 4),
             }
             self.metrics_log.write({**place, **line})
+        if self.settings.report_to and self.group.main:
+            self.callback_handler.on_log(self.args, self.state, self.control, figures_to_send(line))
 
     # --- checkpoints ------------------------------------------------------------------------------------------------
 
