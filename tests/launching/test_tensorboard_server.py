@@ -64,7 +64,7 @@ def test_it_shows_the_runs_and_ctrl_c_leaves_nothing(runs, tmp_path):
         links = list(tmp_path.glob("triagekit-tensorboard-*"))
         assert len(links) == 1 and len(processes_with(str(links[0]))) >= 1
         process.send_signal(signal.SIGINT)
-        out, error = process.communicate(timeout=30)
+        _, error = process.communicate(timeout=30)
     finally:
         process.kill()
         process.wait()
