@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from training_helpers import SCHEMA, metric_lines
+from training_helpers import SCHEMA, adapter_bytes, metric_lines
 
 from triagekit.cli.main import main
 from triagekit.errors import ProblemsError
+from triagekit.modeling.base import load_tokenizer
+from triagekit.modeling.segments import SegmentTokenizer
+from triagekit.modeling.template import PromptTemplate
 from triagekit.schema.canonical import canonical_json
 from triagekit.settings import to_yaml
 from triagekit.training.train import train
@@ -58,6 +61,10 @@ def test_it_says_what_the_run_then_does(config, settings_for, capsys, tmp_path, 
     trained = [part["text"] for part in seen["row"]["parts"] if part["trained"]]
 
     assert trained == [canonical_json(SCHEMA, row["record"]) + "<|im_end|>"]
+    tokenizer = load_tokenizer(settings_for().base)
+    segments = SegmentTokenizer(tokenizer, PromptTemplate(tokenizer, SCHEMA, settings_for().prompt))
+    record = sum(len(ids) for _, ids in segments.record_ids(row["record"]))
+    assert seen["row"]["trained_tokens"] == record + len(segments.end_ids) < seen["row"]["tokens"]
     assert row["text"] in "".join(part["text"] for part in seen["row"]["parts"] if not part["trained"])
     assert sum(line["weights"] for line in seen["trainable"]) == plan["trainable"]
     assert sum(line["tensors"] for line in seen["trainable"]) == len(plan["matched"])
@@ -81,3 +88,26 @@ def test_a_folder_that_holds_another_run_is_refused_as_a_start_would(config, set
     RunFolder.create(Path(settings.output) / "run", settings.model_dump(mode="json"), to_yaml(settings))
     with pytest.raises(ProblemsError, match="seed: the run has 3, now asked: 4"):
         dry_run(settings_for(**{**CHANGES, "seed": 4}), Ranks(), None, print)
+
+
+def test_looking_at_the_first_step_changes_nothing_of_the_run(settings_for, monkeypatch):
+    """Dropout is on: one random number drawn before the first step would change every weight."""
+    from triagekit.training import first_step
+
+    changes = {"max_steps": 3, "adapter": {"dropout": 0.2}, "batch": {"micro": 2}}
+    own = first_step.look_at_first_step
+
+    def look_while_training(run):
+        run.trainer.network.train()
+        said = own(run)
+        assert run.trainer.network.training
+        run.trainer.network.eval()
+        return said
+
+    monkeypatch.setattr(first_step, "look_at_first_step", look_while_training)
+    looked = train(settings_for(name="looked", **changes))
+    monkeypatch.setattr(first_step, "look_at_first_step", lambda run: "")
+    blind = train(settings_for(name="blind", **changes))
+    assert "first_loss" in looked.read(looked.plan) and "first_loss" not in blind.read(blind.plan)
+    weights = [adapter_bytes(run.folder)["adapter_model.safetensors"] for run in (looked, blind)]
+    assert weights[0] == weights[1] and metric_lines(looked.folder) == metric_lines(blind.folder)
