@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train", "fine-tune an adapter: one run, one folder"),
     "sweep": ("sweep", "several runs on this machine, learning rates chosen on val, one report"),
     "runs": ("runs", "list, show, remove runs"),
+    "tensorboard": ("tensorboard", "curves of one or more runs in the browser"),
     "evaluate": ("evaluate", "measure a run on a split, per field, with intervals"),
     "baseline": ("baseline", "majority class and TF-IDF + linear model on the same split"),
     "predict": ("predict", "one or a few tickets to records"),
