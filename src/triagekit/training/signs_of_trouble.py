@@ -14,7 +14,7 @@ from triagekit.training.settings import TrainSettings
 
 WARMUP_SHARE = 0.05
 EFFECTIVE_BATCH = 32
-FEWEST_STEPS = 50
+FEWEST_STEPS = 40
 CUT_SHARE = 0.05
 ABOVE_UNIFORM = 1.0
 LEARNT_LOSS = 0.1
