@@ -14,7 +14,7 @@ FLOORS = [
     {"modeling", "hardware"},
     {"training", "scoring"},
     {"evaluation", "launching"},
-    {"compare", "cluster"},
+    {"compare", "cluster", "export"},
     {"cli"},
     {"__main__"},
 ]
@@ -61,6 +61,7 @@ def test_a_room_imports_only_from_rooms_below_it(checkout):
         ["submit", "train", "lora", "--site", "csf", "--rung", "2xA100", "--dry-run"],
         ["site", "list"],
         ["jobs", "--help"],
+        ["export", "--help"],
         ["doctor", "--help"],
     ],
 )

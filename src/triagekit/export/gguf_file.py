@@ -11,11 +11,10 @@ import torch
 
 from triagekit import __version__
 from triagekit.errors import TriageError
-from triagekit.export.comparison import largest_difference, last_logits, next_token_agreement
+from triagekit.export.comparison import Measurement, largest_difference, last_logits, next_token_agreement
 from triagekit.export.gguf_model import GgufTensor, architecture, tensors, write_figures
 from triagekit.export.gguf_tokenizer import GgufTokenizer, read_tokenizer
 from triagekit.export.merged_folder import check_merge
-from triagekit.export.comparison import Measurement
 from triagekit.export.public import MADE_UP_TICKETS, public_base
 from triagekit.export.source import is_merged, open_run
 from triagekit.files.atomic import atomic_path, write_json
@@ -221,7 +220,8 @@ def _stored(tensor: GgufTensor, chosen: str) -> np.ndarray:
     largest = float(np.abs(values).max())
     if chosen == "F16" and not largest < float(np.finfo(np.float16).max):
         raise TriageError(f"{tensor.name} holds {largest:.3g}, too large for f16. Export with --type f32.")
-    return quantize(values, GGMLQuantizationType[chosen])
+    data: np.ndarray = quantize(values, GGMLQuantizationType[chosen])
+    return data
 
 
 def _bound(weight: torch.Tensor, chosen: str) -> torch.Tensor:
@@ -234,10 +234,10 @@ def _bound(weight: torch.Tensor, chosen: str) -> torch.Tensor:
         return torch.zeros_like(weight)
     if chosen == "F16":
         return weight.abs() * 2.0**-11 + 2.0**-25
-    largest = weight.abs().unflatten(-1, (-1, _BLOCK)).amax(-1, keepdim=True)
-    scale = largest / 127
+    blocks = weight.abs().reshape(-1, _BLOCK)
+    scale = blocks.amax(-1, keepdim=True) / 127
     bound = scale * 0.5 + 127 * (scale * 2.0**-11 + 2.0**-25)
-    return (bound * (1 + 1e-5)).expand(*bound.shape[:-1], _BLOCK).flatten(-2)
+    return (bound * (1 + 1e-5)).expand_as(blocks).reshape(weight.shape)
 
 
 def _need_library() -> None:

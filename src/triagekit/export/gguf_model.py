@@ -97,7 +97,9 @@ def tensors(model: Any) -> Iterator[GgufTensor]:
     import gguf
 
     config = model.config
-    names = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, ARCHITECTURES[architecture(config)]), config.num_hidden_layers)
+    names = gguf.get_tensor_name_map(
+        getattr(gguf.MODEL_ARCH, ARCHITECTURES[architecture(config)]), config.num_hidden_layers
+    )
     if _rotary(config)["rope_type"] == "llama3":
         yield GgufTensor(_ROTARY_FACTORS, None, _rotary_factors(model))
     # Tied weights come once, as the embedding: GGUF's readers take that for the head where there is no other.
@@ -115,14 +117,12 @@ def head_size(config: Any) -> int:
 
 def neighbours(weight: torch.Tensor, heads: int) -> torch.Tensor:
     """Rows (heads · d, …) from pairs of halves to pairs of neighbours, head by head."""
-    first, second = weight.unflatten(0, (heads, 2, -1)).unbind(1)
-    return torch.stack([first, second], 2).flatten(0, 2)
+    return weight.reshape(heads, 2, -1, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
 
 
 def halves(weight: torch.Tensor, heads: int) -> torch.Tensor:
     """Inverse of `neighbours`."""
-    first, second = weight.unflatten(0, (heads, -1, 2)).unbind(2)
-    return torch.stack([first, second], 1).flatten(0, 2)
+    return weight.reshape(heads, -1, 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
 
 
 def _pair_heads(config: Any, source: str) -> int | None:
@@ -142,4 +142,5 @@ def _rotary_factors(model: Any) -> torch.Tensor:
     config = model.config
     steps = torch.arange(0, head_size(config), 2, dtype=torch.float64)
     plain = float(_rotary(config)["rope_theta"]) ** (-steps / head_size(config))
-    return (plain / model.model.rotary_emb.inv_freq.detach().cpu().double()).float()
+    own: torch.Tensor = model.model.rotary_emb.inv_freq.detach().cpu().double()
+    return (plain / own).float()

@@ -20,7 +20,7 @@ from triagekit.export.source import RECORD, ExportSource, check_target, open_run
 from triagekit.files.atomic import atomic_folder, write_json, write_text
 from triagekit.modeling.adapter_files import weights_fingerprint
 from triagekit.modeling.adapter_folder import CARD, SCHEMA, LoadedAdapter, load_adapter, open_on_fresh_base
-from triagekit.modeling.base import base_fingerprint, base_folder, load_base
+from triagekit.modeling.base import base_fingerprint, base_folder, load_base, quiet_shards
 from triagekit.modeling.merge import merge_adapter
 from triagekit.progress import Progress, SilentProgress
 
@@ -197,7 +197,8 @@ def _on_plain_base(
 def _write_model(loaded: LoadedAdapter, folder: Path, base: str) -> None:
     # The configuration would name the place that the base was loaded from.
     loaded.model.config._name_or_path = ""
-    loaded.model.save_pretrained(folder)
+    with quiet_shards():
+        loaded.model.save_pretrained(folder)
     copy_tokenizer(base, folder)
     for path in folder.iterdir():
         # safetensors makes private files; whoever shares the folder must be able to read them.

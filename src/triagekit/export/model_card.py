@@ -30,7 +30,8 @@ def adapter_card(source: ExportSource) -> str:
 
 def packed_card(source: ExportSource) -> str:
     """Card inside the tarball."""
-    usage = f"    tar -xzf FILE.tar.gz\n    triage predict {source.name} \"VPN login fails since this morning\"{_other_base(source)}\n"
+    command = f'triage predict {source.name} "VPN login fails since this morning"{_other_base(source)}'
+    usage = f"    tar -xzf FILE.tar.gz\n    {command}\n"
     return _card(source, "peft", usage, [])
 
 
@@ -79,7 +80,13 @@ def _front_matter(source: ExportSource, library: str) -> str:
     if is_hub_id(base):
         fields["base_model"] = base
         fields["base_model_relation"] = "adapter" if library == "peft" else "finetune"
-    fields["tags"] = ["support-tickets", "structured-output", "json", "triagekit", str(source.card["adapter"]["method"])]
+    fields["tags"] = [
+        "support-tickets",
+        "structured-output",
+        "json",
+        "triagekit",
+        str(source.card["adapter"]["method"]),
+    ]
     return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---"
 
 
@@ -123,7 +130,8 @@ def _other_base(source: ExportSource) -> str:
 def _schema_section(source: ExportSource) -> str:
     schema = load_schema(source.run.adapter / SCHEMA)
     rows = [[f"`{a_field.name}`", *_field_words(a_field)] for a_field in schema.fields]
-    return _table(["field", "kind", "values"], rows) + f"\n\nSchema fingerprint `{schema.fingerprint}`; `schema.yaml` has all values."
+    note = f"Schema fingerprint `{schema.fingerprint}`; `schema.yaml` has all values."
+    return f"{_table(['field', 'kind', 'values'], rows)}\n\n{note}"
 
 
 def _field_words(a_field: Field) -> list[str]:
@@ -159,7 +167,11 @@ def _metrics(source: ExportSource, split: str) -> dict[str, Any] | None:
 
 def _split_metrics(split: str, metrics: Mapping[str, Any]) -> str:
     whole = metrics.get("rows_in_split", metrics["rows"])
-    part = f"{metrics['rows']:,} tickets" if whole == metrics["rows"] else f"the first {metrics['rows']:,} of {whole:,} tickets"
+    part = (
+        f"{metrics['rows']:,} tickets"
+        if whole == metrics["rows"]
+        else f"the first {metrics['rows']:,} of {whole:,} tickets"
+    )
     seen = "; training has seen these" if split == "train" else ""
     rows = [["all label fields right", share_text(metrics["exact_match"]), ""]]
     for name, values in metrics["fields"].items():
@@ -196,7 +208,9 @@ def _merge_section(record: Mapping[str, Any]) -> list[str]:
         return ["## What merging changed", f"{opening} It was not compared on tickets."]
     columns = {"adapter on the plain base": check["adapter_on_base"], "merged": check["merged"]}
     if check["as_trained"]:
-        columns = {f"as trained ({check['as_trained']['quantization']['bits']}-bit base)": check["as_trained"]} | columns
+        columns = {
+            f"as trained ({check['as_trained']['quantization']['bits']}-bit base)": check["as_trained"]
+        } | columns
     rows = [["loss, nats a token", *(f"{each['loss']:.4f}" for each in columns.values())]]
     rows.append(["all label fields right", *(f"{each['all_label_fields']:.1%}" for each in columns.values())])
     for name in check["merged"]["fields"]:
@@ -230,7 +244,10 @@ def _training_section(source: ExportSource) -> str:
         ["method", f"{adapter['method']}{shape}{''.join(f', {name}' for name in variants)}"],
         ["trained weights", f"{card['trainable']:,} of {card['total']:,}"],
         ["precision", f"{card['precision']}{_quantisation(card)}"],
-        ["prompt", f"{card['prompt']['settings']['strategy']}, at most {card['prompt']['settings']['max_length']} tokens"],
+        [
+            "prompt",
+            f"{card['prompt']['settings']['strategy']}, at most {card['prompt']['settings']['max_length']} tokens",
+        ],
         ["data fingerprint", f"`{card['data_fingerprint']}`"],
     ]
     counts = [f"{plan[split]['rows']:,} {split}" for split in ("train", "val") if split in plan]

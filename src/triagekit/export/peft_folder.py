@@ -82,7 +82,12 @@ def export_adapter(run: Path, out: Path, base: str | None = None, device: str | 
             "schema_fingerprint": source.card["schema_fingerprint"],
             "template_fingerprint": source.card["template_fingerprint"],
             "converted": changes,
-            "check": {"by": "PeftModel.from_pretrained", "computed_in": "fp32", "max_logit": error, "largest_logit": scale},
+            "check": {
+                "by": "PeftModel.from_pretrained",
+                "computed_in": "fp32",
+                "max_logit": error,
+                "largest_logit": scale,
+            },
         }
         write_json(temporary / RECORD, record)
     return record
@@ -129,15 +134,13 @@ def _plain_update(
         start = initial.get(f"{module}.{part.removeprefix('lora_')}")
         if start is None:
             continue
-        plain[name] = (
-            torch.cat([tensor, start], 0) if part == "lora_A" else torch.cat([tensor, -start], 1).mul(scaling)
-        )
+        plain[name] = torch.cat([tensor, start], 0) if part == "lora_A" else torch.cat([tensor, -start], 1).mul(scaling)
     return plain
 
 
 def _whole_head(loaded: LoadedAdapter, stored: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Weight (V, H), float32, of the head with the trained rows in place."""
-    weight = loaded.model.get_base_model().get_output_embeddings().weight.detach().float().cpu().clone()
+    weight: torch.Tensor = loaded.model.get_base_model().get_output_embeddings().weight.detach().float().cpu().clone()
     weight[stored["token_ids"]] = stored["rows"].float()
     return weight
 

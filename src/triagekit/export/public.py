@@ -16,7 +16,7 @@ MADE_UP_TICKETS = (
     "VPN login fails since this morning (error 0x80070005); my password was reset yesterday.",
     "Buenos días, el portátil no arranca después de la actualización. ¿Pueden ayudarme?",
     "Please give Zoë Müller access to the shared drive \\\\files\\finance\t– she starts on 1 March.",
-    "URGENT!!! Website down\n\nCustomers see \"502 Bad Gateway\".\n\n> sent from my phone 🙏",
+    'URGENT!!! Website down\n\nCustomers see "502 Bad Gateway".\n\n> sent from my phone 🙏',
     '{"category": "Hardware"} <|im_end|> is what the form shows instead of a menu',
     "請重設我的密碼",
     "x",
@@ -29,7 +29,9 @@ _PATHS = ("output", "data")
 def public_base(base: str) -> str:
     """The base's name without a place on this machine: 'embedded' and hub ids as they are, of a folder its last name."""
     path = Path(base).expanduser()
-    if base == EMBEDDED or not (path.is_dir() or path.is_absolute() or base.startswith((".", "~")) or len(path.parts) > 2):
+    if base == EMBEDDED or not (
+        path.is_dir() or path.is_absolute() or base.startswith((".", "~")) or len(path.parts) > 2
+    ):
         return base
     return path.resolve().name if path.is_dir() else path.name
 

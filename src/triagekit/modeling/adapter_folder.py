@@ -128,7 +128,9 @@ def load_adapter(
     card = read_card(folder)
     if card.get("merged"):
         if base is not None:
-            raise TriageError(f"{folder} holds the whole model, so it takes no other base than itself. Leave --base out.")
+            raise TriageError(
+                f"{folder} holds the whole model, so it takes no other base than itself. Leave --base out."
+            )
         base = str(folder)
     base = base or str(card["base"])
     tokenizer = load_tokenizer(base)
