@@ -9,9 +9,8 @@ LLAMA_TEMPLATE = (
     "{{ message['content'] }}<|eot_id|>{% endfor %}"
     "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )
-LLAMA_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+LLAMA_PATTERN = _WORDS + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 CORPUS = [
     "The printer on floor 3 is dead, please help. VPN login fails after the password reset. Outlook crashes daily.",
     '{"summary":"printer is offline","category":"Hardware","kind":"Laptop","priority":"High","tags":["vip"]}',
@@ -73,7 +72,7 @@ def make_llama(folder: Path, **changes) -> Path:
 
 
 def make_qwen3(folder: Path, tokenizer_from: Path) -> Path:
-    """Qwen3: heads wider than hidden size over heads, norms on query and key; rows of 48, no whole q8_0 blocks."""
+    """Qwen3: heads of 128, as its readers take for granted, norms on query and key; rows of 48, no whole q8_0 blocks."""
     import torch
     from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
@@ -83,7 +82,7 @@ def make_qwen3(folder: Path, tokenizer_from: Path) -> Path:
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=48,
-        head_dim=16,
+        head_dim=128,
         tie_word_embeddings=True,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

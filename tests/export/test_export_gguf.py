@@ -99,7 +99,9 @@ def test_llama_cpp_computes_what_the_merged_model_does(family, exported, merged,
     for ids, answer in zip(tokenised, answers[len(prompts) :], strict=True):
         assert answer["prompt_tokens"] == len(ids)
         expected = torch.log_softmax(logits_of(loaded.model, ids)[-1], -1)
-        assert all(abs(expected[int(token)].item() - value) < tolerance for token, value in answer["logprobs"][0].items())
+        assert all(
+            abs(expected[int(token)].item() - value) < tolerance for token, value in answer["logprobs"][0].items()
+        )
 
 
 def test_the_record_and_the_file_say_what_it_is(exported, runs, tiny_model_folder):

@@ -108,7 +108,9 @@ def test_a_quantised_run_is_merged_into_the_plain_base_and_compared_with_both(ru
     assert check["merging_error"] < check["difference"]["max_logit"]
     from safetensors.torch import load_file
 
-    assert {tensor.dtype for tensor in load_file(tmp_path / "merged" / "model.safetensors").values()} == {torch.bfloat16}
+    assert {tensor.dtype for tensor in load_file(tmp_path / "merged" / "model.safetensors").values()} == {
+        torch.bfloat16
+    }
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["dtype"] == "bfloat16"
 
 

@@ -50,7 +50,12 @@ def test_the_same_run_gives_the_same_bytes(packed, tmp_path):
 def test_nothing_but_what_is_needed_and_nothing_private(packed, tiny_model_folder):
     run, record, unpacked = packed
     names = {name.removeprefix("lora-seed0/") for name in record["files"]}
-    assert names >= {"adapter/adapter_model.safetensors", "adapter/schema.yaml", "tokenizer/tokenizer.json", "README.md"}
+    assert names >= {
+        "adapter/adapter_model.safetensors",
+        "adapter/schema.yaml",
+        "tokenizer/tokenizer.json",
+        "README.md",
+    }
     assert names >= {"eval/test/metrics.json", "summary.json", "config.yaml", "SHA256SUMS"}
     assert not any("predictions" in name or "checkpoints" in name for name in names)
     assert holds_nothing_private(unpacked, run.parent, run.parent.parent, tiny_model_folder.parent) == []

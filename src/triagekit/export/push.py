@@ -90,7 +90,7 @@ def push(
             "card": (folder / "README.md").read_text(encoding="utf-8"),
         }
         if upload:
-            plan |= {"uploaded": True, "commit": _upload(folder, target, source.name)}
+            plan |= {"uploaded": True, **_upload(folder, target, source.name)}
     return plan
 
 
@@ -114,43 +114,47 @@ def _refuse_offline() -> None:
         )
 
 
-def _upload(folder: Path, target: PushTarget, name: str) -> str:
-    """Returns the commit's address."""
-    import httpx
+def _upload(folder: Path, target: PushTarget, name: str) -> dict[str, str]:
+    """Returns the commit's address, and whether the repository is private or public as the hub says."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+
+    # The transport's error by the hub library's name for it: which transport that is changes with its versions.
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
     api = HfApi(endpoint=target.endpoint)
     step = "making the repository"
     try:
-        _make_repository(api, target)
+        visibility = _make_repository(api, target)
         step = "uploading"
         commit = api.upload_folder(
             repo_id=target.repo, folder_path=folder, commit_message=f"triagekit run {name}", token=_token()
         )
     except HfHubHTTPError as error:
         raise TriageError(_refusal(error, target, step)) from None
-    except (httpx.HTTPError, OSError) as error:
+    except (HTTPError, OSError) as error:
         raise TriageError(
             f"No answer from {target.hub} while {step}: {_short(error)} Is the address right, and is there network? "
             "The same command goes on with what is missing."
         ) from None
-    return str(commit.commit_url)
+    except (ValueError, KeyError) as error:
+        raise TriageError(
+            f"{target.hub} does not answer as a hub does while {step}: {_short(error)} Is the address right?"
+        ) from None
+    return {"commit": str(commit.commit_url), "visibility": visibility}
 
 
-def _make_repository(api: HfApi, target: PushTarget) -> None:
-    """Make it; one that is there already keeps its visibility, and must not be more visible than was asked for."""
+def _make_repository(api: HfApi, target: PushTarget) -> str:
+    """Make it; one that is there keeps its visibility, and must not be more visible than was asked for."""
     api.create_repo(target.repo, private=not target.public, exist_ok=True, token=_token())
-    if target.public:
-        return
-    info = api.model_info(target.repo, token=_token())
-    if info.private is False:
+    private = api.model_info(target.repo, token=_token()).private
+    if private is not True and not target.public:
         raise TriageError(
             f"{target.repo} is there already and is public. Say --public to upload into it, make it private on the hub, or "
             "give another --repo."
         )
+    return "private" if private else "public"
 
 
 def _token() -> bool | None:
