@@ -195,8 +195,20 @@ def _on_plain_base(
 
 
 def _write_model(loaded: LoadedAdapter, folder: Path, base: str) -> None:
+    from transformers import GenerationConfig
+
     # The configuration would name the place that the base was loaded from.
     loaded.model.config._name_or_path = ""
+    # A base's own habits (sampling, penalties for repeating itself) spoil records, and its end may not be a turn's end.
+    ends = dict.fromkeys(
+        each for each in (loaded.segments.end_ids[0], loaded.tokenizer.eos_token_id) if each is not None
+    )
+    loaded.model.generation_config = GenerationConfig(
+        do_sample=False,
+        bos_token_id=loaded.tokenizer.bos_token_id,
+        eos_token_id=list(ends),
+        pad_token_id=loaded.tokenizer.pad_token_id,
+    )
     with quiet_shards():
         loaded.model.save_pretrained(folder)
     copy_tokenizer(base, folder)

@@ -62,7 +62,7 @@ def _card(source: ExportSource, library: str, usage: str, more: list[str]) -> st
         "## The record",
         _schema_section(source),
         "## How well it does",
-        _metrics_section(source),
+        _metrics_section(source, library),
         *more,
         "## What it must not be trusted with",
         _limits(source),
@@ -145,11 +145,12 @@ def _field_words(a_field: Field) -> list[str]:
     return [f"one value{', ordered' if a_field.ordered else ''}{null}", f"{len(a_field.values)}"]
 
 
-def _metrics_section(source: ExportSource) -> str:
+def _metrics_section(source: ExportSource, library: str) -> str:
     found = [(split, metrics) for split in _SPLITS if (metrics := _metrics(source, split)) is not None]
     if not found:
         return "Not evaluated. (`triage evaluate RUN` measures it on tickets that training has not seen.)"
-    return "\n\n".join(_split_metrics(split, metrics) for split, metrics in found)
+    opening = ["Measured on the adapter, before it was merged."] if library == "transformers" else []
+    return "\n\n".join([*opening, *(_split_metrics(split, metrics) for split, metrics in found)])
 
 
 def _metrics(source: ExportSource, split: str) -> dict[str, Any] | None:

@@ -236,7 +236,8 @@ def _print_merge(record: dict[str, Any], out: Path) -> None:
 
 
 def _print_files(title: str, files: dict[str, int]) -> None:
-    print_table(title, ["file", "bytes"], [(name, f"{size:,}") for name, size in files.items()])
+    print(title)
+    print_table("", ["file", "bytes"], [(name, f"{size:,}") for name, size in files.items()])
 
 
 def _size(count: int) -> str:
