@@ -67,6 +67,9 @@ def make_llama(folder: Path, **changes) -> Path:
     for name, weight in model.named_parameters():
         if name.endswith("bias"):
             weight.data.normal_(0, 0.05)
+        if "q_proj" in name or "k_proj" in name:
+            # Attention that looks at places: with the small weights of a new model no turning of them would be seen.
+            weight.data *= 15
     model.save_pretrained(folder)
     return folder
 

@@ -33,7 +33,7 @@ def main(path: str, questions: str) -> None:
     for question in json.loads(questions):
         asked = {"temperature": 0, "n_probs": 5, "cache_prompt": False, "n_predict": question["tokens"]}
         said = server.handle_completions({"prompt": question["prompt"], **asked, **question.get("options", {})})
-        content = said["choices"][0]["logprobs"]["content"]
+        content = (said["choices"][0]["logprobs"] or {"content": []})["content"]
         answers.append(
             {
                 "prompt_tokens": said["usage"]["prompt_tokens"],

@@ -104,6 +104,18 @@ def test_llama_cpp_computes_what_the_merged_model_does(family, exported, merged,
         )
 
 
+@pytest.mark.skipif(find_spec("xllamacpp") is None, reason="no wheel of llama.cpp here")
+def test_llama_cpp_takes_the_schema_of_the_file(exported):
+    path = exported[0] / "qwen2.gguf"
+    schema = json.loads(gguf.GGUFReader(path).fields["triagekit.schema.json_schema"].contents())
+    free, held = ask(
+        path, [{"prompt": "VPN", "tokens": 30, "options": extra} for extra in ({}, {"json_schema": schema})]
+    )
+    # Random weights begin no JSON by themselves. A schema with a word that llama.cpp does not know holds nothing.
+    assert not free["text"].lstrip().startswith("{")
+    assert held["text"].lstrip().startswith("{")
+
+
 def test_the_record_and_the_file_say_what_it_is(exported, runs, tiny_model_folder):
     folder, records = exported
     record = records["qwen3"]

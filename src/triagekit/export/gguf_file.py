@@ -200,9 +200,22 @@ def _write_prompt(writer: Any, loaded: LoadedAdapter) -> None:
     writer.add_string("triagekit.prompt.prefix", template.prefix_text(0))
     writer.add_string("triagekit.prompt.suffix", template.suffix_text)
     writer.add_string("triagekit.schema.name", loaded.schema.name)
-    writer.add_string("triagekit.schema.json_schema", json.dumps(json_schema(loaded.schema), ensure_ascii=False))
+    writer.add_string("triagekit.schema.json_schema", json.dumps(_constraint(loaded), ensure_ascii=False))
     for key in ("schema_fingerprint", "template_fingerprint", "fingerprint"):
         writer.add_string(f"triagekit.{'adapter_fingerprint' if key == 'fingerprint' else key}", str(loaded.card[key]))
+
+
+def _constraint(loaded: LoadedAdapter) -> dict[str, Any]:
+    """The JSON Schema without what llama.cpp's constraints do not know: they drop a whole schema for one such word.
+
+    Left to the model is which value of a dependent field goes with which parent, and that no tag comes twice.
+    """
+    plain = {key: value for key, value in json_schema(loaded.schema).items() if key != "allOf"}
+    fields = {
+        name: {key: value for key, value in field.items() if key != "uniqueItems"}
+        for name, field in plain["properties"].items()
+    }
+    return {**plain, "properties": fields}
 
 
 def _type_of(tensor: GgufTensor, kind: str) -> str:

@@ -203,7 +203,7 @@ def _write_model(loaded: LoadedAdapter, folder: Path, base: str) -> None:
     ends = dict.fromkeys(
         each for each in (loaded.segments.end_ids[0], loaded.tokenizer.eos_token_id) if each is not None
     )
-    loaded.model.generation_config = GenerationConfig(
+    loaded.model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False,
         bos_token_id=loaded.tokenizer.bos_token_id,
         eos_token_id=list(ends),
