@@ -129,6 +129,20 @@ def test_without_the_data_it_says_what_was_not_compared(lora_run, tmp_path, monk
         export_merged(lora_run, tmp_path / "other", data=tmp_path)
 
 
+def test_what_got_worse_is_said():
+    def record(loss, whole, field, as_trained=None):
+        before = {"loss": 1.0, "all_label_fields": 0.5, "fields": {"kind": 0.8}}
+        after = {"loss": loss, "all_label_fields": whole, "fields": {"kind": field}}
+        check = {"rows": 64, "adapter_on_base": before, "merged": after, "as_trained": as_trained}
+        return merged_folder._warnings({"dtype": "bf16", "check": check})
+
+    assert record(1.005, 0.5, 0.76) == []
+    for worse in ((1.02, 0.5, 0.8), (1.0, 0.48, 0.8), (1.0, 0.5, 0.7)):
+        assert "Rounding the merged weights to bf16" in record(*worse)[0]
+    better = {"loss": 0.9, "all_label_fields": 0.5, "fields": {"kind": 0.8}}
+    assert "un-quantised base" in record(1.0, 0.5, 0.8, better)[0]
+
+
 def test_a_wrong_merge_leaves_nothing(lora_run, tmp_path, monkeypatch):
     from triagekit.modeling.merge import merge_adapter
 

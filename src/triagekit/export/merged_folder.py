@@ -29,7 +29,9 @@ CHECK_ROWS = 64
 FLOAT32_ROUNDING = 1e-4
 """Of the largest logit: what another order of float32 sums may change. A merge that changes more is wrong."""
 WORSE_BY = 0.01
-"""A rise of the loss by this share, or this share fewer tickets right, is said aloud."""
+"""A rise of the loss by this share, or this share fewer tickets with all label fields right, is said aloud."""
+FIELD_WORSE_BY = 0.05
+"""The same for a single field, which a ticket more or less moves by more."""
 
 TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _DISK_TYPES = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
@@ -268,8 +270,8 @@ def _warnings(record: dict[str, Any]) -> list[str]:
         )
     if check["as_trained"] and _worse(check["as_trained"], check["merged"]):
         found.append(
-            "The adapter was trained beside quantised weights and does worse merged into the plain ones. Score with the "
-            "run itself, or train on the plain base."
+            "The adapter was trained beside quantised weights and does worse beside the plain ones, which is also where "
+            "triage evaluate, predict and score use it. Training on the un-quantised base avoids that."
         )
     return found
 
@@ -278,4 +280,5 @@ def _worse(before: dict[str, Any], after: dict[str, Any]) -> bool:
     return bool(
         after["loss"] > before["loss"] * (1 + WORSE_BY)
         or after["all_label_fields"] < before["all_label_fields"] - WORSE_BY
+        or any(after["fields"][name] < share - FIELD_WORSE_BY for name, share in before["fields"].items())
     )

@@ -226,7 +226,7 @@ def _print_merge(record: dict[str, Any], out: Path) -> None:
     if check["difference_to_as_trained"]:
         differences["as trained"] = check["difference_to_as_trained"]
     for name, found in differences.items():
-        changed = f", {found['records_changed']} records changed" if "records_changed" in found else ""
+        changed = f"; records changed: {found['records_changed']} of {check['rows']}" if check["rows"] else ""
         print(
             f"against {name}: logits differ by at most {found['max_logit']:.2g} "
             f"(largest {found['largest_logit']:.3g}){changed}"
