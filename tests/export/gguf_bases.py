@@ -27,9 +27,8 @@ SIZES = {
 
 def make_llama(folder: Path, **changes) -> Path:
     """Llama 3: its splitting rule, a begin token, a head of its own, fillers behind the vocabulary."""
-    import torch
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     raw = Tokenizer(models.BPE(ignore_merges=True))
     raw.pre_tokenizer = pre_tokenizers.Sequence(
@@ -53,12 +52,55 @@ def make_llama(folder: Path, **changes) -> Path:
     )
     tokenizer.chat_template = LLAMA_TEMPLATE
     tokenizer.save_pretrained(folder)
+    return _llama_weights(folder, len(tokenizer) + 4, 4, changes)
+
+
+def make_pieces(folder: Path) -> Path:
+    """Llama 2's kind of tokenizer: spaces as ▁, bytes for unknown characters, every way to join a piece listed."""
+    import json
+
+    from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    raw.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    specials = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=560, special_tokens=specials, show_progress=False)
+    raw.train_from_iterator([word for text in CORPUS for word in text.split()], trainer)
+    raw.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    content = json.loads(raw.to_str())
+    content["added_tokens"] = content["added_tokens"][:3]
+    vocabulary = content["model"]["vocab"]
+    content["model"]["merges"] = [
+        [piece[:cut], piece[cut:]]
+        for piece in sorted(vocabulary, key=vocabulary.__getitem__)
+        if vocabulary[piece] >= len(specials)
+        for cut in range(1, len(piece))
+        if piece[:cut] in vocabulary and piece[cut:] in vocabulary
+    ]
+    folder.mkdir(parents=True)
+    (folder / "raw.json").write_text(json.dumps(content), encoding="utf-8")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "raw.json"), bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    (folder / "raw.json").unlink()
+    tokenizer.save_pretrained(folder)
+    return _llama_weights(folder, len(tokenizer), 2, {})
+
+
+def _llama_weights(folder: Path, vocabulary: int, end: int, changes: dict) -> Path:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(1)
     values = {
-        "vocab_size": len(tokenizer) + 4,
+        "vocab_size": vocabulary,
         "hidden_size": 64,
-        "bos_token_id": 0,
-        "eos_token_id": 4,
+        "bos_token_id": 0 if end == 4 else 1,
+        "eos_token_id": end,
         "tie_word_embeddings": False,
         **SIZES,
     }

@@ -8,14 +8,14 @@ from importlib.util import find_spec
 import pytest
 import torch
 from export_helpers import holds_nothing_private, logits_of, make_run, prompts_of
-from gguf_bases import make_llama, make_qwen3
+from gguf_bases import make_llama, make_pieces, make_qwen3
 from llama_cpp import ask
 
 from triagekit.errors import TriageError
 from triagekit.export import gguf_file
 from triagekit.export.gguf_file import export_gguf
 from triagekit.export.gguf_model import halves, neighbours
-from triagekit.export.gguf_tokenizer import pre_tokenizer_name
+from triagekit.export.gguf_tokenizer import _scores, pre_tokenizer_name
 from triagekit.modeling.adapter_folder import load_adapter
 
 gguf = pytest.importorskip("gguf")
@@ -24,7 +24,7 @@ TEXTS = [
     "  ¿Pueden ayudarme?\n\n\tGracias, Zoë 🖨️ 日本語  ",
     'say "hi" <|im_end|> {"a":1}',
 ]
-PRE = {"qwen2": "qwen2", "qwen3": "qwen2", "llama": "llama-bpe"}
+PRE = {"qwen2": "qwen2", "qwen3": "qwen2", "llama": "llama-bpe", "pieces": "default"}
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,7 @@ def runs(tmp_path_factory, export_data, hybrid_run, tiny_model_folder):
     bases = {
         "qwen3": make_qwen3(place / "qwen3", tiny_model_folder),
         "llama": make_llama(place / "llama"),
+        "pieces": make_pieces(place / "pieces"),
         "llama3": make_llama(place / "llama3", attention_bias=True, rope_parameters=llama3),
     }
     made = {name: make_run(place / "runs" / name, export_data, base) for name, base in bases.items()}
@@ -44,7 +45,7 @@ def runs(tmp_path_factory, export_data, hybrid_run, tiny_model_folder):
 @pytest.fixture(scope="module")
 def exported(runs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gguf")
-    kinds = {"qwen2": "f32", "qwen3": "q8_0", "llama": "f16", "llama3": "f32"}
+    kinds = {"qwen2": "f32", "qwen3": "q8_0", "llama": "f16", "llama3": "f32", "pieces": "f32"}
     records = {name: export_gguf(runs[name], folder / f"{name}.gguf", kind) for name, kind in kinds.items()}
     return folder, records
 
@@ -56,7 +57,7 @@ def merged(runs):
     }
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama", "pieces"])
 def test_transformers_reads_the_file_to_the_same_logits(family, exported, merged, runs):
     """An independent reader: names, order of rows, tied heads and figures are its own business. (It knows nothing of
     Llama's biases and lowered frequencies, which llama.cpp checks below.)"""
@@ -72,7 +73,7 @@ def test_transformers_reads_the_file_to_the_same_logits(family, exported, merged
 
 
 @pytest.mark.skipif(find_spec("xllamacpp") is None, reason="no wheel of llama.cpp here")
-@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama", "llama3"])
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama", "llama3", "pieces"])
 def test_llama_cpp_computes_what_the_merged_model_does(family, exported, merged, runs):
     folder, _ = exported
     loaded = merged[family]
@@ -92,9 +93,10 @@ def test_llama_cpp_computes_what_the_merged_model_does(family, exported, merged,
         for step, top in enumerate(answer["logprobs"][: len(expected)]):
             for token, logprob in top.items():
                 assert abs(expected[step][int(token)].item() - logprob) < tolerance
-        if family != "qwen3":
-            expected[:, halved] = -torch.inf
-            assert answer["tokens"] == expected.argmax(-1).tolist()
+        # What it chose is the likeliest, or another that is as likely within what the two may differ by.
+        expected[:, halved] = -torch.inf
+        chosen = expected.gather(1, torch.tensor(answer["tokens"])[:, None])[:, 0]
+        assert float((expected.amax(-1) - chosen).max()) < 2 * tolerance
     # Text that goes in as text is cut into as many tokens, and is followed by what follows them.
     for ids, answer in zip(tokenised, answers[len(prompts) :], strict=True):
         assert answer["prompt_tokens"] == len(ids)
@@ -208,3 +210,12 @@ def test_a_splitting_rule_has_a_name_or_is_refused(pre, model, name):
             pre_tokenizer_name(content)
     else:
         assert pre_tokenizer_name(content) == name
+
+
+def test_pieces_have_the_scores_of_their_order():
+    vocabulary = {"a": 0, "b": 1, "ab": 2, "aba": 3, "c": 4}
+    joins = [("a", "b"), ("ab", "a")]
+    assert _scores(vocabulary, joins, 6) == [0.0, 0.0, -1.0, -2.0, 0.0, 0.0]
+    # llama.cpp would join b + ab too, which this tokenizer does not.
+    with pytest.raises(TriageError, match=r"joins 'bab' in some ways only, not of b \+ ab"):
+        _scores({**vocabulary, "ba": 5, "bab": 6}, [*joins, ("b", "a"), ("a", "ba"), ("ba", "b")], 7)

@@ -36,6 +36,17 @@ def test_transformers_alone_opens_it_to_the_adapters_logits(merged, hybrid_run):
     assert AutoTokenizer.from_pretrained(out)("VPN")["input_ids"]
 
 
+def test_trained_rows_of_a_tied_head_become_a_head_of_its_own(run_of, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    run = run_of("rows-seed0", method="hybrid", head="output_tokens", targets=["q_proj", "v_proj"])
+    export_merged(run, tmp_path / "merged", dtype="fp32", check_rows=1)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    adapter = load_adapter(run / "adapter", precision="fp32", device="cpu").model
+    assert torch.allclose(logits_of(plain, prompts_of(run)[0]), logits_of(adapter, prompts_of(run)[0]), atol=2e-5)
+    assert plain.config.tie_word_embeddings is False
+
+
 def test_the_record_compares_before_and_after(merged, hybrid_run):
     out, record = merged
     assert record == json.loads((out / "export.json").read_text())

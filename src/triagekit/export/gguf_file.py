@@ -176,11 +176,15 @@ def _write(
 
 
 def _write_tokenizer(writer: Any, tokenizer: GgufTokenizer, end_of_turn: int) -> None:
-    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_model(tokenizer.model)
     writer.add_tokenizer_pre(tokenizer.pre)
     writer.add_token_list(tokenizer.tokens)
     writer.add_token_types(tokenizer.types)
-    writer.add_token_merges(tokenizer.merges)
+    if tokenizer.scores is None:
+        writer.add_token_merges(tokenizer.merges)
+    else:
+        writer.add_token_scores(tokenizer.scores)
+        writer.add_add_space_prefix(tokenizer.space_prefix)
     writer.add_add_bos_token(tokenizer.adds_bos)
     writer.add_eot_token_id(end_of_turn)
     for number, write in (
