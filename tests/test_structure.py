@@ -14,7 +14,7 @@ FLOORS = [
     {"modeling", "hardware"},
     {"training", "scoring"},
     {"evaluation", "launching"},
-    {"compare", "sweep"},
+    {"compare", "sweep", "export"},
     {"cluster"},
     {"cli"},
     {"__main__"},
@@ -63,6 +63,7 @@ def test_a_room_imports_only_from_rooms_below_it(checkout):
         ["site", "list"],
         ["jobs", "--help"],
         ["sweep", "--help"],
+        ["export", "--help"],
         ["doctor", "--help"],
     ],
 )

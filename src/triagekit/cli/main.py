@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "baseline": ("baseline", "majority class and TF-IDF + linear model on the same split"),
     "predict": ("predict", "one or a few tickets to records"),
     "score": ("score", "a whole archive to records, with Ray"),
+    "export": ("export", "a run merged, as PEFT adapter, as one archive, as GGUF, or to a hub"),
     "compare": ("compare", "an HTML report on several runs, with paired tests"),
     "submit": ("submit", "train, sweep, evaluate, score or a whole pipeline as Slurm jobs"),
     "site": ("site", "list, show and check the profiles of clusters"),
