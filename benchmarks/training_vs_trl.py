@@ -6,10 +6,14 @@ are compared step by step.
 
     python benchmarks/training_vs_trl.py --quick     # a minute, against TRL alone; the last line is the ratio of rows/s
     python benchmarks/training_vs_trl.py             # explicit and implicit prompts, 16 and 64 rows a step, all trainers
+    python benchmarks/training_vs_trl.py --models qwen2_45m        # a random Qwen2 of 45 M weights and 32,000 tokens
+
+The record also says which share of this machine's matrix rate our trainer reaches: floating-point operations of the matrix
+products of a step (counted by PyTorch), over its time and the rate of one large float32 product on as many threads.
 
 - ours: packed rows, the shared prefix once. ours_padded: the same trainer with batch.packing=none.
-- trl: SFTTrainer as it comes, loss on the record only. trl_grouped: with rows of like length together, as our own order
-  has them already. Its padding-free batches need FlashAttention, which CPUs do not have.
+- trl: SFTTrainer as it comes, loss on the record only and in chunks (its default). trl_grouped, its best here: with rows of
+  like length together, as our own order has them already. Its padding-free batches need FlashAttention, which CPUs do not have.
 - hf: transformers.Trainer on rows padded to the longest of the data set, with the model's own loss over all logits.
 """
 
@@ -29,6 +33,18 @@ from typing import Any
 from record import triage, write_record
 
 ENGINES = ("ours", "ours_padded", "trl", "trl_grouped", "hf")
+MODELS: dict[str, dict[str, int]] = {
+    "embedded": {},
+    "qwen2_45m": {
+        "vocab_size": 32_000,
+        "hidden_size": 512,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 9,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 2048,
+    },
+}
 WARM_UP = 1
 THREADS = 2
 TURNS = 2
@@ -39,24 +55,34 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--rows", type=int, nargs="+", default=[16, 64], help="rows of one step (default: 16 64)")
-    parser.add_argument("--child", nargs=4, metavar=("ENGINE", "PROMPT", "ROWS", "DATA"), help=argparse.SUPPRESS)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=["embedded"])
+    parser.add_argument("--prompts", nargs="+", choices=["explicit", "implicit"], default=["explicit", "implicit"])
+    parser.add_argument("--turns", type=int, default=TURNS)
+    parser.add_argument("--record", default="training_vs_trl", help="name of the record")
+    parser.add_argument(
+        "--child", nargs=5, metavar=("ENGINE", "BASE", "PROMPT", "ROWS", "DATA"), help=argparse.SUPPRESS
+    )
     options = parser.parse_args()
     if options.child:
-        engine, prompt, rows, data = options.child
-        print(json.dumps(run_engine(engine, prompt, int(rows), Path(data), options.steps)))
+        engine, base, prompt, rows, data = options.child
+        print(json.dumps(run_engine(engine, base, prompt, int(rows), Path(data), options.steps)))
         return
-    cases = [("explicit", 16)] if options.quick else [(p, n) for p in ("explicit", "implicit") for n in options.rows]
+    cases = [(model, prompt, rows) for model in options.models for prompt in options.prompts for rows in options.rows]
+    if options.quick:
+        cases = [("embedded", "explicit", 16)]
     engines = ("ours", "trl") if options.quick else ENGINES
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         data = prepare(Path(folder))
-        for prompt, rows in cases:
-            turns = 1 if options.quick else TURNS
-            figures[f"{prompt}, {rows} rows"] = compare(engines, prompt, rows, data, options.steps, turns)
-    last = figures[f"{cases[0][0]}, {cases[0][1]} rows"]
+        bases = {model: base_of(model, Path(folder)) for model in options.models}
+        for model, prompt, rows in cases:
+            turns = 1 if options.quick else options.turns
+            case = f"{model}, {prompt}, {rows} rows"
+            print(case)
+            figures[case] = compare(engines, bases[model], prompt, rows, data, options.steps, turns)
     if not options.quick:
-        print(write_record("training_vs_trl", {"threads": THREADS, "steps": options.steps, "cases": figures}))
-    print(f"ratio {last['trl']['ratio']:.2f}")
+        print(write_record(options.record, {"threads": THREADS, "steps": options.steps, "cases": figures}))
+    print(f"ratio {next(iter(figures.values()))['trl']['ratio']:.2f}")
 
 
 def prepare(folder: Path) -> Path:
@@ -66,14 +92,37 @@ def prepare(folder: Path) -> Path:
     return folder / "data"
 
 
+def base_of(model: str, folder: Path) -> str:
+    """`embedded`, or a folder with a random Qwen2 that reads text by the embedded base's tokenizer."""
+    if model == "embedded":
+        return model
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from triagekit.modeling.base import load_tokenizer
+
+    tokenizer = load_tokenizer("embedded")
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        **MODELS[model],
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    place = folder / model
+    Qwen2ForCausalLM(config).save_pretrained(place)
+    tokenizer.save_pretrained(place)
+    return str(place)
+
+
 def compare(
-    engines: tuple[str, ...], prompt: str, rows: int, data: Path, steps: int, turns: int
+    engines: tuple[str, ...], base: str, prompt: str, rows: int, data: Path, steps: int, turns: int
 ) -> dict[str, dict[str, Any]]:
     """Figures of each engine; `ratio` is how many times more rows a second ours takes."""
     best: dict[str, dict[str, Any]] = {}
     for _ in range(turns):
         for engine in engines:
-            found = in_a_process(engine, prompt, rows, data, steps)
+            found = in_a_process(engine, base, prompt, rows, data, steps)
             if engine not in best or found["rows_per_second"] > best[engine]["rows_per_second"]:
                 best[engine] = found
     ours = best["ours"]
@@ -82,17 +131,19 @@ def compare(
         found["largest_loss_difference"] = max(
             abs(one - other) for one, other in zip(ours["losses"], found["losses"], strict=True)
         )
+        reached = f"  {found['matrix_rate_share']:.0%} of the matrix rate" if "matrix_rate_share" in found else ""
         print(
-            f"{prompt:9} {rows:3} rows  {engine:12} {found['rows_per_second']:8.2f} rows/s  ours is {found['ratio']:5.2f} ×"
-            f"  peak {found['peak_memory_bytes'] / 2**20:6.0f} MiB  losses differ by {found['largest_loss_difference']:.1e}",
+            f"  {engine:12} {found['rows_per_second']:8.2f} rows/s  ours is {found['ratio']:5.2f} ×"
+            f"  peak {found['peak_memory_bytes'] / 2**20:6.0f} MiB"
+            f"  losses differ by {found['largest_loss_difference']:.1e}{reached}",
             flush=True,
         )
     return best
 
 
-def in_a_process(engine: str, prompt: str, rows: int, data: Path, steps: int) -> dict[str, Any]:
+def in_a_process(engine: str, base: str, prompt: str, rows: int, data: Path, steps: int) -> dict[str, Any]:
     """What `run_engine` gives, from a fresh process, so that peaks of memory are its own."""
-    words = [sys.executable, __file__, "--steps", str(steps), "--child", engine, prompt, str(rows), str(data)]
+    words = [sys.executable, __file__, "--steps", str(steps), "--child", engine, base, prompt, str(rows), str(data)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
@@ -101,7 +152,7 @@ def in_a_process(engine: str, prompt: str, rows: int, data: Path, steps: int) ->
     return figures
 
 
-def run_engine(engine: str, prompt: str, rows: int, data: Path, steps: int) -> dict[str, Any]:
+def run_engine(engine: str, base: str, prompt: str, rows: int, data: Path, steps: int) -> dict[str, Any]:
     """Train `steps` optimizer steps; rows/s over those after the warm-up, loss of each step, peak memory."""
     import torch
 
@@ -110,19 +161,56 @@ def run_engine(engine: str, prompt: str, rows: int, data: Path, steps: int) -> d
     quiet_libraries()
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = ours(prompt, rows, data, steps, Path(folder), "none" if engine != "ours" else "shared_prefix")
+        trainer = ours(base, prompt, rows, data, steps, Path(folder), "none" if engine != "ours" else "shared_prefix")
         if engine.startswith("trl"):
             trainer = trl(trainer, rows, steps, grouped=engine == "trl_grouped")
         elif engine == "hf":
             trainer = hugging_face(trainer, rows, steps)
         clock = StepClock(trainer)
         trainer.train()
-    seconds = clock.ends[-1] - clock.ends[WARM_UP - 1]
+        seconds = (clock.ends[-1] - clock.ends[WARM_UP - 1]) / (steps - WARM_UP)
+        own = our_step(trainer, seconds) if engine == "ours" else {}
     return {
-        "rows_per_second": round(rows * (steps - WARM_UP) / seconds, 3),
+        "rows_per_second": round(rows / seconds, 3),
         "losses": clock.losses,
+        **own,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
+
+
+def our_step(trainer: Any, seconds: float) -> dict[str, Any]:
+    """Tokens and matrix products of our last step, which took `seconds`, and the share of the matrix rate that it reached."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from triagekit.training.collator import token_count
+    from triagekit.training.loss import normaliser
+
+    batch = list(trainer.get_train_dataloader())[-1]
+    with FlopCounterMode(display=False) as counter:
+        trainer.compute_loss(trainer.network, batch).backward()
+    operations, rate = counter.get_total_flops(), matrix_rate()
+    lengths = [len(trainer._rows[row]["input_ids"]) for row in range(len(trainer._rows))]
+    return {
+        "tokens_per_row": round(sum(lengths) / len(lengths), 1),
+        "computed_tokens_of_a_step": token_count(batch),
+        "trained_tokens_per_second": round(float(normaliser([batch])) / seconds, 1),
+        "matrix_operations_of_a_step": operations,
+        "matrix_rate": round(rate),
+        "matrix_rate_share": round(operations / rate / seconds, 3),
+    }
+
+
+def matrix_rate(size: int = 2048) -> float:
+    """Floating-point operations a second of a large float32 matrix product on THREADS threads; the best of several."""
+    import torch
+
+    one, other = torch.randn(size, size), torch.randn(size, size)
+    best = 0.0
+    for _ in range(8):
+        began = time.perf_counter()
+        one @ other
+        best = max(best, 2 * size**3 / (time.perf_counter() - began))
+    return best
 
 
 class StepClock:
@@ -149,7 +237,7 @@ class StepClock:
         trainer.add_callback(Callback())
 
 
-def ours(prompt: str, rows: int, data: Path, steps: int, folder: Path, packing: str) -> Any:
+def ours(base: str, prompt: str, rows: int, data: Path, steps: int, folder: Path, packing: str) -> Any:
     """This project's trainer, ready to train; the others take its model and rows."""
     from triagekit.data.dataset import ProcessedDataset
     from triagekit.progress import SilentProgress
@@ -162,7 +250,7 @@ def ours(prompt: str, rows: int, data: Path, steps: int, folder: Path, packing: 
     settings = TrainSettings.model_validate(
         {
             "name": "benchmark",
-            "base": "embedded",
+            "base": base,
             "data": str(data),
             "output": str(folder),
             "precision": "fp32",

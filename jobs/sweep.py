@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from triagekit.cluster.launcher_arguments import add_rung, launcher_parser, run_launcher
 from triagekit.cluster.submitit_launch import Launched, Launcher
-from triagekit.cluster.sweep import load_sweep
+from triagekit.sweep.settings import load_sweep
 
 
 def work(options: argparse.Namespace, words: list[str], launcher: Launcher) -> Sequence[Launched]:

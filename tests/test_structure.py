@@ -14,7 +14,8 @@ FLOORS = [
     {"modeling", "hardware"},
     {"training", "scoring"},
     {"evaluation", "launching"},
-    {"compare", "cluster", "export"},
+    {"compare", "sweep", "export"},
+    {"cluster"},
     {"cli"},
     {"__main__"},
 ]
@@ -61,6 +62,7 @@ def test_a_room_imports_only_from_rooms_below_it(checkout):
         ["submit", "train", "lora", "--site", "csf", "--rung", "2xA100", "--dry-run"],
         ["site", "list"],
         ["jobs", "--help"],
+        ["sweep", "--help"],
         ["export", "--help"],
         ["doctor", "--help"],
     ],

@@ -14,8 +14,8 @@ from triagekit.cluster.job_folder import JobFolder
 from triagekit.cluster.sites import load_site
 from triagekit.cluster.slurm_commands import QueuedJob
 from triagekit.cluster.sweep import array_numbers, read_member_list, split, submit_sweep
-from triagekit.cluster.sweep_settings import SweepSettings
 from triagekit.errors import ProblemsError, TriageError
+from triagekit.sweep.settings import SweepSettings
 
 SWEEP = SweepSettings.model_validate({"name": "s", "methods": ["lora", "hybrid"], "seeds": [1, 2, 3], "concurrency": 2})
 

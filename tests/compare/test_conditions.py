@@ -6,6 +6,7 @@ import pytest
 from fake_runs import gold_rows, make_run
 
 from triagekit.compare.conditions import check_conditions
+from triagekit.compare.design import Design
 from triagekit.compare.methods import group_runs
 from triagekit.compare.runs import load_runs
 from triagekit.schema import load_schema
@@ -167,3 +168,23 @@ def test_methods_of_one_kind_are_named_by_what_differs(tmp_path):
     ]
     groups = group_runs(load_runs(folders, "test"))
     assert [(group.name, len(group.runs)) for group in groups] == [("lora (r=16)", 1), ("lora (r=8)", 2)]
+
+
+def test_what_was_planned_does_not_confound(tmp_path):
+    folders = [
+        make_run(tmp_path / "runs" / name, rows=ROWS, config={"optimizer": {"learning_rate": rate}, "max_steps": steps})
+        for name, rate, steps in (("first", 1e-3, 10), ("second", 2e-3, 20))
+    ]
+    runs = load_runs(folders, "test")
+    design = Design(
+        {folders[0]: "slow", folders[1]: "fast"}, frozenset({"max_steps"}), frozenset({"optimizer.learning_rate"})
+    )
+    methods = group_runs(runs, design)
+    assert [method.name for method in methods] == ["slow", "fast"]
+    assert not check_conditions(methods).comparable
+    planned = check_conditions(methods, design)
+    assert planned.comparable
+    assert {item.name: item.kind for item in planned.differences} == {
+        "max_steps": "method",
+        "optimizer.learning_rate": "chosen",
+    }

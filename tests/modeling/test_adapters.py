@@ -19,6 +19,8 @@ METHODS = {
     "dora": {"dora": True},
     "pissa": {"pissa": True},
     "hybrid": {"method": "hybrid"},
+    "norms": {"method": "hybrid", "head": "none"},
+    "last layer": {"layers": [1]},
     "rows": {"method": "hybrid", "head": "output_tokens"},
     "full": {"method": "full"},
 }
@@ -206,6 +208,13 @@ def test_a_pissa_run_goes_on_where_the_svd_gives_other_bits():
     assert all(torch.equal(other.pissa_initial[key], model.pissa_initial[key]) for key in flipped)
 
 
+def test_chosen_layers_and_norms_only_train_what_they_say():
+    _, report = attached("last layer")
+    assert report.matched and all(".layers.1." in item["name"] for item in report.matched)
+    _, report = attached("norms")
+    assert {item["kind"] for item in report.matched} == {"lora", "norm"}
+
+
 def test_mistakes_are_named():
     with pytest.raises(TriageError, match=r"'q_porj' matches no linear layer.*Did you mean 'q_proj'"):
         attach_adapter(random_model("Llama"), AdapterSettings(targets=["v_proj", "q_porj"]))
@@ -215,11 +224,18 @@ def test_mistakes_are_named():
         attach_adapter(random_model("Llama"), AdapterSettings(method="hybrid", head="output_tokens"), [1, 900])
     with pytest.raises(TriageError, match="needs the token ids"):
         attach_adapter(random_model("Llama"), AdapterSettings(method="hybrid", head="output_tokens"))
+    with pytest.raises(TriageError, match=r"adapter\.layers names \[7\].*layers 0 … 1"):
+        attach_adapter(random_model("Llama"), AdapterSettings(layers=[0, 7]))
     for wrong in (
         {"head": "output_tokens"},
         {"dora": True, "pissa": True},
         {"method": "full", "dora": True},
         {"targets": []},
+        {"layers": []},
+        {"layers": [1, 1]},
+        {"lora_plus_ratio": 0.5},
+        {"method": "full", "layers": [0]},
+        {"method": "full", "lora_plus_ratio": 16},
     ):
         with pytest.raises(ValidationError):
             AdapterSettings(**wrong)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import random
 import resource
 import signal
 
@@ -13,8 +14,8 @@ import torch
 from triagekit.errors import ProblemsError, TriageError
 from triagekit.hardware.ladder import Rung
 from triagekit.settings import to_yaml
-from triagekit.training import prepare
-from triagekit.training.batches import StepBatches, TrainingRows, micro_batches
+from triagekit.training import plan_file
+from triagekit.training.batches import RowCosts, StepBatches, TrainingRows, micro_batches
 from triagekit.training.checkpoints import all_checkpoints, fault, write_checkpoint
 from triagekit.training.collator import IGNORED
 from triagekit.training.disk import disk_advice
@@ -41,9 +42,70 @@ def test_the_processes_of_a_step_take_every_row_once_in_equally_many_pieces(rows
     assert all(piece == [~100] for piece in pieces if piece[0] < 0)
 
 
-def test_a_whole_step_is_dealt_out_in_full_micro_batches_of_like_length():
-    shares = [micro_batches(list(range(16)), 2, rank, 4) for rank in range(4)]
-    assert shares[1] == [[2, 3], [10, 11]] and all(len(piece) == 2 for share in shares for piece in share)
+def shares_of(rows, micro, ranks, costs):
+    return [micro_batches(rows, micro, rank, ranks, costs) for rank in range(ranks)]
+
+
+def tokens_of(share, costs):
+    """What a process computes in a step: its rows' own tokens, and each micro-batch's prefixes once."""
+    total = 0
+    for piece in share:
+        total += sum(costs.own[row] for row in piece)
+        total += sum({costs.variant[row]: costs.prefix[row] for row in piece}.values())
+    return total
+
+
+def test_one_process_takes_rows_as_they_come():
+    assert micro_batches([7, 3, 5, 9, 1], 2, 0, 1) == [[7, 3], [5, 9], [1]]
+
+
+def test_neighbours_are_computed_at_the_same_time():
+    costs = RowCosts(list(range(16)), [0] * 16, [0] * 16)
+    shares = shares_of(list(range(16)), 2, 4, costs)
+    assert [sorted(row for share in shares for row in share[turn]) for turn in (0, 1)] == [
+        list(range(8)),
+        list(range(8, 16)),
+    ]
+    assert all(len(piece) == 2 and piece == sorted(piece) for share in shares for piece in share)
+
+
+@pytest.mark.parametrize(("effective", "micro", "ranks"), [(16, 8, 2), (16, 2, 4), (32, 4, 2), (64, 8, 8)])
+def test_tokens_are_even_over_processes(effective, micro, ranks):
+    chance = random.Random(5)
+    worst, before = [], []
+    for _ in range(50):
+        own = sorted(int(chance.lognormvariate(4, 0.8)) + 5 for _ in range(effective))
+        costs = RowCosts(own, [30] * effective, [0] * effective)
+        rows = list(range(effective))
+        taken = [tokens_of(share, costs) for share in shares_of(rows, micro, ranks, costs)]
+        worst.append(max(taken) * ranks / sum(taken))
+        contiguous = [
+            sum(
+                own[row]
+                for turn in range(effective // (micro * ranks))
+                for row in rows[(turn * ranks + rank) * micro :][:micro]
+            )
+            for rank in range(ranks)
+        ]
+        before.append(max(contiguous) * ranks / sum(contiguous))
+    assert sum(worst) / 50 < 1 + (sum(before) / 50 - 1) / 3, "a third of what cutting by length would leave"
+
+
+def test_an_expensive_prefix_is_not_computed_twice_where_once_will_do():
+    # Half of the rows behind the whole schema, half behind a line of instruction.
+    costs = RowCosts([100] * 16, [400] * 8 + [10] * 8, [0] * 8 + [1] * 8)
+    shares = shares_of(list(range(16)), 8, 2, costs)
+    assert sum(tokens_of(share, costs) for share in shares) <= 16 * 100 + 400 + 2 * 10 + 400
+    assert max(tokens_of(share, costs) for share in shares) <= 1300
+
+
+def test_dealing_is_the_same_every_time_and_takes_every_row_once():
+    chance = random.Random(1)
+    costs = RowCosts([chance.randrange(5, 300) for _ in range(45)], [40] * 45, [chance.randrange(3) for _ in range(45)])
+    rows = chance.sample(range(45), 29)
+    shares = shares_of(rows, 4, 4, costs)
+    assert shares == shares_of(rows, 4, 4, costs)
+    assert sorted(row for share in shares for piece in share for row in piece if row >= 0) == sorted(rows)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
@@ -143,12 +205,12 @@ def test_what_sharding_would_silently_change_is_refused(settings_for, change, wo
 def test_a_run_does_not_go_on_with_a_base_in_fewer_bits(tmp_path):
     """Its adapter would fit neither base. The number type may change: a lower rung computes in another one."""
     run = RunFolder(tmp_path)
-    plan = {**dict.fromkeys(prepare.FINGERPRINTS, "a"), "rung": "1xA100", "precision": "bf16", "max_length": 512}
-    prepare._keep_plan(run, {**plan, "quantization": None})
-    prepare._keep_plan(run, {**plan, "quantization": None, "rung": "16GB-T4", "precision": "fp16"})
+    plan = {**dict.fromkeys(plan_file.FINGERPRINTS, "a"), "rung": "1xA100", "precision": "bf16", "max_length": 512}
+    plan_file.keep_plan(run, {**plan, "quantization": None})
+    plan_file.keep_plan(run, {**plan, "quantization": None, "rung": "16GB-T4", "precision": "fp16"})
     smaller = {**plan, "rung": "4GB", "quantization": {"bits": 4}, "max_length": 256}
     with pytest.raises(ProblemsError, match="Rung 4GB changes it") as told:
-        prepare._keep_plan(run, smaller)
+        plan_file.keep_plan(run, smaller)
     assert [problem.where for problem in told.value.problems] == ["max length", "quantization"]
 
 

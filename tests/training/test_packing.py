@@ -83,6 +83,29 @@ def test_loss_and_every_gradient_equal_those_of_the_padded_batch(model, segments
         assert float((of_packed[parameter] - gradient).norm()) < 1e-5 * size, parameter
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 1e-2), (torch.bfloat16, 5e-2)], ids=["fp16", "bf16"])
+def test_half_precision_with_a_loss_scale_gives_the_padded_float32_gradient(model, segments, dtype, tolerance):
+    """As on a T4: products in half precision, trained weights in float32, the loss scaled for the backward pass."""
+    data, variants, options = CASES["three prompts in turn"]
+    built = examples.build_examples(data, segments, split="train", variants=variants, **options)
+    expected, reference = loss_and_gradients(model, PaddingCollator(0)(batch_rows(built)))
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12, enabled=dtype == torch.float16)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.0)
+    model.zero_grad()
+    batch = SharedPrefixCollator()(batch_rows(built))
+    with shared_prefix_attention_of(model), torch.autocast("cpu", dtype=dtype):
+        loss = token_losses(model, batch).weighted_sum / normaliser([batch])
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)
+    assert loss.item() == pytest.approx(expected, rel=tolerance)
+    assert {parameter.grad.dtype for parameter in trained} == {torch.float32}
+    size = sum(float(gradient.norm()) ** 2 for gradient in reference.values()) ** 0.5
+    for name, parameter in model.named_parameters():
+        if name in reference:
+            assert float((parameter.grad - reference[name]).norm()) < tolerance * size, name
+
+
 def test_each_prefix_stands_once_and_every_trained_token_keeps_its_predecessor(segments):
     data, variants, _ = CASES["three prompts in turn"]
     built = examples.build_examples(data, segments, split="train", variants=variants)
@@ -135,20 +158,28 @@ ROUNDING = {"bfloat16": 2e-2, "quantised": 1e-3}
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_has_the_same_curve(settings_for, name):
     changes = {**RUNS[name], "adapter": {"dropout": 0.0, **RUNS[name].get("adapter", {})}, "log_every_steps": 1}
-    losses = {}
+    losses, lines = {}, {}
     for packing in ("none", "shared_prefix"):
         notes = []
         run = train(settings_for(name=packing, batch={"packing": packing}, **changes), notes=notes.append)
-        assert run.read(run.plan)["packing"] == packing and notes == []
-        losses[packing] = [line["loss"] for line in metric_lines(run.folder)]
+        assert run.read(run.plan)["packing"] == packing and not any("padded" in note for note in notes)
+        lines[packing] = metric_lines(run.folder)
+        losses[packing] = [line["loss"] for line in lines[packing]]
     assert losses["shared_prefix"] == pytest.approx(losses["none"], rel=ROUNDING.get(name, 2e-4))
+    for ours, theirs in zip(lines["shared_prefix"], lines["none"], strict=True):
+        if ours["split"] == "train":
+            assert theirs["computed_tokens_share"] == 1 and 0 < theirs["padding_share"] < 0.5
+            assert ours["computed_tokens_share"] < 1 - theirs["padding_share"] and ours["padding_share"] == 0
+        elif name not in ROUNDING:
+            for figure in ("value_accuracy/category", "value_accuracy/priority", "field_token_accuracy/summary"):
+                assert ours[figure] == theirs[figure]
 
 
 def test_a_model_that_cannot_be_packed_is_trained_padded_and_says_so(settings_for, monkeypatch):
     monkeypatch.setattr(check, "why_not_packed", lambda model: "TinyModel carries a state along")
     notes = []
     run = train(settings_for(max_steps=2), notes=notes.append)
-    assert notes == [
+    assert notes[0] == (
         "Rows are padded, not packed: TinyModel carries a state along. The result is the same, only slower."
-    ]
+    )
     assert run.read(run.plan)["packing"] == "none"

@@ -247,21 +247,25 @@ def test_rows_reach_the_trainer_as_they_were_built(segments, data):
     assert set(dataset.column_names) == {"input_ids", "labels", "weights", "prefix_length"}
 
 
-@pytest.mark.parametrize("method", [{}, {"method": "hybrid", "head": "output_tokens"}], ids=["lora", "output tokens"])
+@pytest.mark.parametrize(
+    "method",
+    [{}, {"method": "hybrid", "head": "output_tokens"}, {"method": "hybrid"}, {"method": "full"}],
+    ids=["lora", "output tokens", "hybrid", "full"],
+)
 @pytest.mark.parametrize("at_once", [1, 7, 50])
 def test_logits_piece_by_piece_give_the_same_loss_and_gradients(
     tiny_model_folder, segments, data, monkeypatch, at_once, method
 ):
     base = load_base(str(tiny_model_folder), "fp32", device="cpu")
-    rows_of_head = list(range(5, 60)) if method else None
+    rows_of_head = list(range(5, 60)) if method.get("head") else None
     model, _ = attach_adapter(base, AdapterSettings(r=4, **method), rows_of_head)
     batch = batch_of(build(data, segments), range(6))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     compute_losses_in_forward(model)
     found = []
     sizes = []
-    own = loss.project_to_logits
-    monkeypatch.setattr(loss, "project_to_logits", lambda *given: sizes.append(len(given[1])) or own(*given))
+    own = loss._of_logits
+    monkeypatch.setattr(loss, "_of_logits", lambda *given: sizes.append(len(given[0])) or own(*given))
     for budget in (loss.LOGITS_AT_ONCE, at_once * model.config.vocab_size * loss.LOGIT_BYTES):
         monkeypatch.setattr(loss, "LOGITS_AT_ONCE", budget)
         losses = token_losses(model, batch)
@@ -273,3 +277,46 @@ def test_logits_piece_by_piece_give_the_same_loss_and_gradients(
     # Once as a whole; then every piece forward, and again backward.
     count = len(found[0][0])
     assert sizes[0] == count > at_once and max(sizes[1:]) <= at_once and sum(sizes[1:]) == 2 * count
+
+
+@pytest.mark.parametrize("family", ["gemma2", "granite", "cohere"])
+@pytest.mark.parametrize("mixed", [False, True], ids=["fp32", "bf16"])
+def test_pieces_of_a_trained_head_follow_the_models_own_scaling(family, mixed):
+    """Capped, divided, multiplied logits; a head with its own gradient from above for every token."""
+    import transformers
+
+    from triagekit.training.head_loss import HeadLosses
+
+    names = {"gemma2": "Gemma2", "granite": "Granite", "cohere": "Cohere"}
+    config = getattr(transformers, f"{names[family]}Config")(
+        vocab_size=97,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=2,
+    )
+    if family == "granite":
+        config.logits_scaling = 4.0
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{names[family]}ForCausalLM")(config)
+    hidden = torch.randn(23, 16, requires_grad=True)
+    targets, above = torch.randint(0, 97, (23,)), torch.randn(23)
+    head = model.get_output_embeddings().weight
+    found = []
+    for at_once in (100, 4):
+        with pytest.MonkeyPatch.context() as patch, torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+            patch.setattr(loss, "tokens_at_once", lambda model, at_once=at_once: at_once)
+            losses, correct, over = loss.projected_losses(model, hidden, targets, over_vocabulary=True)
+        used = "HeadLosses" in str(losses.grad_fn)
+        assert used == (at_once == 4), f"{HeadLosses} is for several pieces"
+        gradients = torch.autograd.grad((losses * above + 0.3 * over).sum(), [hidden, head])
+        found.append((losses, correct.float(), over, *gradients))
+    tolerance = 2e-2 if mixed else 1e-5
+    for whole, pieces in zip(*found, strict=True):
+        assert torch.linalg.norm(pieces - whole) <= tolerance * torch.linalg.norm(whole)
+        assert pieces.dtype == whole.dtype

@@ -65,6 +65,7 @@ def kill_at(run, moment):
 def test_three_kills_change_nothing(settings_for, reference, method):
     changes = {"adapter": {"method": method}, "checkpoints": {"every_steps": 2, "keep": 2}}
     whole = reference(**changes)
+    assert whole.read(whole.plan)["packing"] == "shared_prefix" and whole.read(whole.plan)["steps_per_epoch"] > 2
     settings = settings_for(**changes)
     run = RunFolder(f"{settings.output}/run")
     statuses = [

@@ -30,11 +30,11 @@ from triagekit.cluster.sweep import (
     saying_after,
     submit_sweep,
 )
-from triagekit.cluster.sweep_settings import Member
 from triagekit.errors import TriageError
 from triagekit.files.atomic import write_text
 from triagekit.files.resources import find_config
 from triagekit.settings import load_settings
+from triagekit.sweep.settings import Member
 from triagekit.training.run_folder import RunFolder
 
 SETTINGS_FILE = "pipeline.yaml"

@@ -21,10 +21,10 @@ from triagekit.cluster.pipeline import SETTINGS_FILE, is_evaluated
 from triagekit.cluster.pipeline_settings import BEST, PipelineSettings
 from triagekit.cluster.slurm_commands import sacct_state
 from triagekit.cluster.sweep import read_member_list
-from triagekit.cluster.sweep_settings import Member
 from triagekit.errors import TriageError
 from triagekit.files.atomic import write_json
 from triagekit.settings import load_settings
+from triagekit.sweep.settings import Member
 from triagekit.training.run_folder import RunFolder
 
 STATUS_FILE = "status.json"

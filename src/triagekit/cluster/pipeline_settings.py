@@ -6,9 +6,10 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from triagekit.cluster.sweep_settings import Member, SweepSettings, members_of
 from triagekit.errors import Problem, ProblemsError, did_you_mean
 from triagekit.settings import Settings
+from triagekit.sweep.choice import members_of, rate_choices
+from triagekit.sweep.settings import Member, SweepSettings
 
 BEST = "best"
 
@@ -108,6 +109,17 @@ class PipelineSettings(Settings):
     def members(self) -> tuple[Member, ...]:
         """The runs. Raises ProblemsError where one cannot be run, or the one to score with is none of them."""
         members = members_of(self.sweep)
+        if rate_choices(self.sweep):
+            raise ProblemsError(
+                f"Pipeline '{self.name}' cannot be run:",
+                [
+                    Problem(
+                        "train.learning_rates",
+                        "a pipeline submits all members at once, but rates are chosen when the first seed's are finished.",
+                        "Take `triage submit sweep`, twice; or name one rate a method.",
+                    )
+                ],
+            )
         names = [member.name for member in members]
         if self.score is not None and self.score.member not in [BEST, *names]:
             hint = did_you_mean(self.score.member, [BEST, *names])

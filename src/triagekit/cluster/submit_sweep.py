@@ -10,8 +10,8 @@ from triagekit.cluster.job_scripts import train_script
 from triagekit.cluster.sbatch_script import SbatchScript
 from triagekit.cluster.site_rungs import ChosenRung, Notes, SubmitOptions, choose_rung
 from triagekit.cluster.sites import SiteSettings
-from triagekit.cluster.sweep_settings import Member
 from triagekit.hardware.ladder import Rung
+from triagekit.sweep.settings import Member
 
 
 def choose_rung_of_members(

@@ -19,12 +19,13 @@ from triagekit.cluster.sbatch_script import SbatchScript, job_name
 from triagekit.cluster.site_rungs import ChosenRung, SubmitOptions, choose_rung, site_ladder
 from triagekit.cluster.sites import JobKind, RungPlace, SiteSettings
 from triagekit.cluster.submitit_jobs import CommandJob, make_executor, slurm_parameters, submit_all
-from triagekit.cluster.sweep import MEMBERS_FILE, member_list, members_under_way, sweep_folder
-from triagekit.cluster.sweep_settings import Member, SweepSettings, members_of
+from triagekit.cluster.sweep import MEMBERS_FILE, member_list, members_under_way
 from triagekit.errors import TriageError
 from triagekit.files.atomic import write_text
 from triagekit.hardware.ladder import Rung
 from triagekit.settings import to_yaml
+from triagekit.sweep.choice import members_of
+from triagekit.sweep.settings import Member, SweepSettings, sweep_folder
 from triagekit.training.run_folder import RunFolder
 from triagekit.training.settings import TrainSettings
 

@@ -13,11 +13,11 @@ from triagekit.cluster.sbatch_script import SbatchScript
 from triagekit.cluster.sites import SiteSettings
 from triagekit.cluster.slurm_commands import QueuedJob, scontrol_config
 from triagekit.cluster.submit import SubmittedJob, jobs_of, submit_job
-from triagekit.cluster.sweep_settings import Member, SweepSettings, members_of
 from triagekit.errors import TriageError
 from triagekit.files.atomic import write_text
-from triagekit.files.resources import find_config
-from triagekit.settings import load_settings, to_yaml
+from triagekit.settings import to_yaml
+from triagekit.sweep.choice import members_of
+from triagekit.sweep.settings import Member, SweepSettings, sweep_folder
 from triagekit.training.run_folder import RunFolder
 
 KIND = "sweep"
@@ -35,16 +35,6 @@ class SweepSubmission:
     jobs: tuple[SubmittedJob, ...]
     submitted: tuple[tuple[Member, ...], ...]
     """The members of each job, in the order of its array."""
-
-
-def load_sweep(name_or_path: str, overrides: Sequence[str] = ()) -> SweepSettings:
-    """Settings of a shipped sweep (`methods_by_seeds`) or a YAML file, with `key=value` overrides."""
-    return load_settings(SweepSettings, find_config("sweep", name_or_path), overrides)
-
-
-def sweep_folder(sweep: SweepSettings) -> Path:
-    """Where the sweep's own files and its members' run folders are."""
-    return Path(sweep.output) / sweep.name
 
 
 def submit_sweep(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from triagekit.compare.conditions import Conditions, check_conditions
+from triagekit.compare.design import UNPLANNED, Design
 from triagekit.compare.methods import EXACT_MATCH, Method, baseline_method, group_runs
 from triagekit.compare.paired import PairedTest, compare_against, compare_pairs, scores_of, statements
 from triagekit.compare.runs import LoadedBaseline, LoadedRun, common_tickets
@@ -98,13 +99,14 @@ def compare(
     notes: Sequence[str] = (),
     resamples: int = RESAMPLES,
     seed: int = 0,
+    design: Design = UNPLANNED,
 ) -> Comparison:
     """Compare loaded runs. All figures are taken on the tickets that every run and baseline was evaluated on.
 
     Raises TriageError where no ticket is shared.
     """
-    grouped = group_runs(runs)
-    conditions = check_conditions(grouped)
+    grouped = group_runs(runs, design)
+    conditions = check_conditions(grouped, design)
     schema = runs[0].schema
     references = [baseline_method(baseline, schema) for baseline in baselines]
     ids = common_tickets(table for method in [*grouped, *references] for table in method.tables)

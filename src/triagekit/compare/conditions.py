@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
 
+from triagekit.compare.design import UNPLANNED, Design
 from triagekit.compare.methods import Method
 from triagekit.files.fingerprint import fingerprint_json
 
-Kind = Literal["method", "confound", "speed", "environment"]
+Kind = Literal["method", "chosen", "confound", "speed", "environment"]
 
 # What a setting may change. Everything that is not listed here confounds.
 _PLACE = ("name", "output", "seed")
@@ -89,12 +90,13 @@ class Conditions:
         }
 
 
-def check_conditions(methods: Sequence[Method]) -> Conditions:
+def check_conditions(methods: Sequence[Method], design: Design = UNPLANNED) -> Conditions:
     """Compare settings, facts and evaluated tickets of all methods.
 
     Two methods are comparable if their adapter settings differ and nothing else that matters does, or if the adapter is
     the same and exactly one other setting differs (then that setting is what is compared). Values of several runs of
-    one method are joined; that a method's runs differ among themselves in a fact is a difference too.
+    one method are joined; that a method's runs differ among themselves in a fact is a difference too. What `design` calls
+    the method's own, or chosen on the validation split, is no reason against a comparison.
     """
     facts = {method.name: _facts(method) for method in methods}
     differences: list[Difference] = []
@@ -102,15 +104,15 @@ def check_conditions(methods: Sequence[Method]) -> Conditions:
     for name in dict.fromkeys(key for own in facts.values() for key in own):
         values = {method.name: facts[method.name].get(name, "not set") for method in methods}
         if len(set(values.values())) > 1 or any(" / " in value for value in values.values()):
-            differences.append(Difference(name, _kind(name), values, _explained(name, values, facts)))
-        elif _kind(name) in ("confound", "method"):
+            differences.append(Difference(name, _kind(name, design), values, _explained(name, values, facts)))
+        elif _kind(name, design) in ("confound", "method"):
             same[name] = next(iter(values.values()))
     blocked = {}
     for first, second in combinations([method.name for method in methods], 2):
         names = _confounders(differences, first, second)
         if names:
             blocked[first, second] = names
-    order: dict[Kind, int] = {"confound": 0, "method": 1, "speed": 2, "environment": 3}
+    order: dict[Kind, int] = {"confound": 0, "method": 1, "chosen": 2, "speed": 3, "environment": 4}
     return Conditions(tuple(sorted(differences, key=lambda item: order[item.kind])), same, blocked)
 
 
@@ -165,9 +167,11 @@ def _explained(name: str, values: Mapping[str, str], facts: Mapping[str, Mapping
     )
 
 
-def _kind(name: str) -> Kind:
-    if _below(name, "adapter"):
+def _kind(name: str, design: Design) -> Kind:
+    if any(_below(name, own) for own in ("adapter", *design.method_settings)):
         return "method"
+    if any(_below(name, chosen) for chosen in design.chosen_settings):
+        return "chosen"
     if any(_below(name, speed) for speed in _SPEED):
         return "speed"
     return "environment" if name in _ENVIRONMENT.values() else "confound"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from triagekit.compare.design import UNPLANNED, Design
 from triagekit.compare.runs import LoadedBaseline, LoadedRun, on_tickets
 from triagekit.evaluation.metrics import ticket_scores
 from triagekit.evaluation.table import PredictionTable
@@ -57,10 +58,11 @@ class Method:
         return replace(self, tables=tuple(on_tickets(table, ids) for table in self.tables))
 
 
-def group_runs(runs: Sequence[LoadedRun]) -> list[Method]:
+def group_runs(runs: Sequence[LoadedRun], design: Design = UNPLANNED) -> list[Method]:
     """Runs by their settings without the seed, in the order given; each group named by what sets it apart.
 
-    The name is the adapter's method (`lora`, `hybrid`, …); where two groups share it, the differing settings follow.
+    The name is the one that `design` has for the folder of its first run; else the adapter's method (`lora`, `hybrid`, …),
+    and where two groups share it, the differing settings follow.
     """
     groups: dict[str, list[LoadedRun]] = {}
     for run in runs:
@@ -82,7 +84,7 @@ def group_runs(runs: Sequence[LoadedRun]) -> list[Method]:
         ordered = sorted(own, key=lambda run: (str(run.seed).zfill(12), run.name))
         methods.append(
             Method(
-                f"{kind} ({shown})" if shown else kind,
+                design.names.get(own[0].folder) or (f"{kind} ({shown})" if shown else kind),
                 own[0].schema,
                 tuple(ordered),
                 tuple(run.table for run in ordered),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from triagekit.compare.comparison import Comparison, compare, find_baselines
+from triagekit.compare.design import UNPLANNED, Design
 from triagekit.compare.page import render_page
 from triagekit.compare.runs import LoadedBaseline, load_baselines, load_runs
 from triagekit.errors import TriageError
@@ -29,22 +30,23 @@ def compare_runs(
     resamples: int = RESAMPLES,
     seed: int = 0,
     progress: Progress | None = None,
+    design: Design = UNPLANNED,
 ) -> dict[str, Any]:
     """Compare finished, evaluated runs; write the report to `out` (None: no report); return every figure.
 
     `baselines`: True takes those beside the first run's data, a path those of that data set, False none.
-    `evaluate` measures runs that were not evaluated on `split` yet.
+    `evaluate` measures runs that were not evaluated on `split` yet. `design` says what was planned.
     Raises ProblemsError listing every run that is unfinished, not evaluated or of another schema, each with the command
     that mends it.
     """
-    comparison = load_comparison(runs, baselines, split, evaluate, resamples, seed, progress)
+    comparison = load_comparison(runs, baselines, split, evaluate, resamples, seed, progress, design)
     created = datetime.now(UTC).astimezone()
     result = {"created": created.isoformat(timespec="seconds"), **comparison.to_json(), "report": None}
     if out is not None:
-        names = " and ".join(
+        shown = " and ".join(
             [", ".join(method.name for method in comparison.methods[:-1]), comparison.methods[-1].name]
         )
-        heading = title or f"{names.removeprefix(' and ')}: {comparison.schema.title or comparison.schema.name}"
+        heading = title or f"{shown.removeprefix(' and ')}: {comparison.schema.title or comparison.schema.name}"
         write_text(out, render_page(comparison, heading, created, command or _command(runs, out, split)))
         result["report"] = str(out)
     return result
@@ -58,6 +60,7 @@ def load_comparison(
     resamples: int = RESAMPLES,
     seed: int = 0,
     progress: Progress | None = None,
+    design: Design = UNPLANNED,
 ) -> Comparison:
     """As `compare_runs`, without writing anything but missing evaluations: for notebooks."""
     if not runs:
@@ -81,7 +84,7 @@ def load_comparison(
         else:
             fingerprint = str(loaded[0].metrics.get("data_fingerprint") or loaded[0].summary.get("data_fingerprint"))
             found, notes = load_baselines(place, split, fingerprint)
-    return compare(loaded, found, split, notes, resamples, seed)
+    return compare(loaded, found, split, notes, resamples, seed, design)
 
 
 def _command(runs: Sequence[Path], out: Path, split: str) -> str:

@@ -32,6 +32,7 @@ MOST_SLICES = 12
 _KINDS = {
     "confound": Markup('<span class="tag warn">explains differences too</span>'),
     "method": Markup('<span class="tag good">the method</span>'),
+    "chosen": Markup('<span class="tag good">chosen for each method on the validation split</span>'),
     "speed": Markup('<span class="tag">speed and memory only</span>'),
     "environment": Markup('<span class="tag">environment</span>'),
 }

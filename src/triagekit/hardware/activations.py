@@ -117,18 +117,21 @@ def logit_memory(shape: ModelShape, load: TrainingLoad, spread: bool = False) ->
     """Bytes of the logits at the start of backward.
 
     Only positions whose next token is trained are projected to the vocabulary: rows × trained tokens × vocabulary × 12
-    bytes, but never more than LOGITS_AT_ONCE together. A head that ZeRO-3 has `spread` takes all of them together, and
-    so does a trained one (hybrid, full); that adds its half-precision copy, and then either the logits or its own
-    gradient in both number types is the larger.
+    bytes, but never more than LOGITS_AT_ONCE together, unless ZeRO-3 has `spread` the head. A trained head (hybrid, full)
+    adds its half-precision copy and its own gradient: beside the logits of a piece where there are several; else the logits
+    are gone when the gradient comes, in both number types, and the larger of the two counts.
     """
     c = load.compute_bytes
     positions = load.micro * min(load.trained_tokens, load.length)
-    logits = positions * shape.vocabulary
-    if load.method == "full" or (load.method == "hybrid" and load.head == "all"):
-        copy = c * shape.head_parameters if load.mixed else 0
-        gradient = (FLOAT32 + (c if load.mixed else 0)) * shape.head_parameters
-        return copy + max(LOGIT_BYTES * logits, c * logits + gradient)
-    return LOGIT_BYTES * (positions if spread else min(positions, _positions_at_once(shape))) * shape.vocabulary
+    at_once = positions if spread else min(positions, _positions_at_once(shape))
+    logits = LOGIT_BYTES * at_once * shape.vocabulary
+    if load.method != "full" and (load.method != "hybrid" or load.head != "all"):
+        return logits
+    copy = c * shape.head_parameters if load.mixed else 0
+    if at_once < positions:
+        return copy + FLOAT32 * shape.head_parameters + logits
+    gradient = (FLOAT32 + (c if load.mixed else 0)) * shape.head_parameters
+    return copy + max(logits, c * positions * shape.vocabulary + gradient)
 
 
 def evaluation_memory(shape: ModelShape, load: TrainingLoad, spread: bool = False) -> int:

@@ -14,10 +14,12 @@ class TrainingLoad:
     rank: int = 16
     targets: tuple[str, ...] | None = None
     """Ends of the names of the adapted modules; None: every linear module of the layers."""
+    layers: int | None = None
+    """How many of the decoder layers have adapted modules; None: all."""
     dora: bool = False
     pissa: bool = False
     dropout: float = 0.0
-    head: Literal["all", "output_tokens"] = "all"
+    head: Literal["all", "output_tokens", "none"] = "all"
     output_tokens: int = 2048
     """Rows of the head that `head: output_tokens` trains; they depend on schema and tokenizer."""
     bits: Literal[4, 8] | None = None

@@ -144,12 +144,13 @@ def trained_parameters(shape: ModelShape, load: TrainingLoad) -> int:
     if load.method == "full":
         return shape.parameters
     adapted = [(inputs, outputs) for name, inputs, outputs in shape.linears if load.adapts(name)]
-    count = shape.layers * load.rank * sum(inputs + outputs for inputs, outputs in adapted)
+    layers = shape.layers if load.layers is None else load.layers
+    count = layers * load.rank * sum(inputs + outputs for inputs, outputs in adapted)
     if load.dora:
-        count += shape.layers * sum(outputs for _, outputs in adapted)
+        count += layers * sum(outputs for _, outputs in adapted)
     if load.method == "hybrid":
-        rows = shape.vocabulary if load.head == "all" else min(load.output_tokens, shape.vocabulary)
-        count += rows * shape.hidden + shape.norm_parameters
+        rows = {"all": shape.vocabulary, "output_tokens": min(load.output_tokens, shape.vocabulary), "none": 0}
+        count += rows[load.head] * shape.hidden + shape.norm_parameters
     return count
 
 

@@ -94,6 +94,7 @@ def training_load(settings: TrainSettings, rung: Rung, trained_tokens: int = UNK
         method=adapter.method,
         rank=adapter.r,
         targets=None if adapter.targets == "all-linear" else tuple(adapter.targets),
+        layers=None if adapter.layers is None else len(adapter.layers),
         dora=adapter.dora,
         pissa=adapter.pissa,
         dropout=adapter.dropout,

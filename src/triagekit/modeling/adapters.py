@@ -42,6 +42,14 @@ class TrainableReport:
     share: float
     matched: list[dict[str, Any]] = field(default_factory=list)
 
+    def table(self) -> list[dict[str, Any]]:
+        """One entry for tensors alike: {"kind", "module", "tensors", "shape", "weights"}; weights of all of them."""
+        alike = Counter((item["kind"], _last_module(item["name"]), tuple(item["shape"])) for item in self.matched)
+        return [
+            {"kind": kind, "module": module, "tensors": count, "shape": list(shape), "weights": count * _numel(shape)}
+            for (kind, module, shape), count in alike.items()
+        ]
+
     def describe(self) -> str:
         """The figures, and the count of tensors and weights of each kind, in a few lines."""
         lines = [f"{self.trainable:,} of {self.total:,} weights are trained ({self.share:.2%})"]
@@ -147,6 +155,7 @@ def _wrap(model: Any, settings: AdapterSettings, token_ids: Sequence[int] | None
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=targets,
+        layers_to_transform=_layers(model, settings),
         exclude_modules=[head_name(model)] if settings.targets == "all-linear" else None,
         use_rslora=settings.rslora,
         use_dora=settings.dora,
@@ -165,13 +174,16 @@ def _wrap(model: Any, settings: AdapterSettings, token_ids: Sequence[int] | None
 
 def _targets(model: Any, settings: AdapterSettings) -> str | list[str]:
     """Targets as PEFT takes them, each of a list checked to match a linear layer that is not the head."""
-    if settings.targets == "all-linear":
+    if settings.targets == "all-linear" and settings.layers is None:
         return "all-linear"
     from torch import nn
 
     head = model.get_output_embeddings()
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
     ends = sorted({name.rpartition(".")[2] for name in linear})
+    if settings.targets == "all-linear":
+        # PEFT chooses layers only among modules that are named.
+        return ends
     for target in settings.targets:
         if not any(name == target or name.endswith(f".{target}") for name in linear):
             raise TriageError(
@@ -179,6 +191,17 @@ def _targets(model: Any, settings: AdapterSettings) -> str | list[str]:
                 f"{did_you_mean(target, ends)}"
             )
     return sorted(set(settings.targets))
+
+
+def _layers(model: Any, settings: AdapterSettings) -> list[int] | None:
+    """The chosen decoder layers, checked to exist."""
+    count = int(model.config.get_text_config().num_hidden_layers)
+    beyond = [layer for layer in settings.layers or [] if layer >= count]
+    if beyond:
+        raise TriageError(
+            f"adapter.layers names {beyond}, but {type(model).__name__} has layers 0 … {count - 1} ({count} of them)."
+        )
+    return settings.layers
 
 
 def _train_everything(model: Any) -> tuple[Any, TrainableReport]:

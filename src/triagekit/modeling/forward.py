@@ -43,9 +43,12 @@ def hidden_states(
 
 def project_to_logits(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     """Logits [..., V] of hidden states [..., H], scaled and capped as the model's own forward does it."""
-    causal = causal_model(model)
-    logits: torch.Tensor = causal.get_output_embeddings()(hidden)
-    config = causal.config.get_text_config()
+    return final_logits(model, causal_model(model).get_output_embeddings()(hidden))
+
+
+def final_logits(model: nn.Module, logits: torch.Tensor) -> torch.Tensor:
+    """What the model's own forward makes of its head's output [..., V]."""
+    config = causal_model(model).config.get_text_config()
     if (factor := getattr(config, "logit_scale", None)) is not None:  # Cohere
         logits = logits * factor
     if (divisor := getattr(config, "logits_scaling", None)) is not None:  # Granite

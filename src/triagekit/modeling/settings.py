@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from triagekit.settings import Settings
 
@@ -46,13 +46,22 @@ class AdapterSettings(Settings):
         "all-linear",
         description="'all-linear' (every linear layer but the head) or ends of module names: [q_proj, v_proj]",
     )
+    layers: list[NonNegativeInt] | None = Field(
+        None, description="numbers of the decoder layers (from 0) that get low-rank updates; absent: all of them"
+    )
     rslora: bool = Field(True, description="rank-stabilised scaling (Kalajdzievski 2023, arXiv 2312.03732)")
     dora: bool = Field(False, description="train each column's magnitude too (Liu et al. 2024, arXiv 2402.09353)")
     pissa: bool = Field(False, description="start from the principal parts (Meng et al. 2024, arXiv 2404.02948)")
-    head: Literal["all", "output_tokens"] = Field(
+    lora_plus_ratio: float = Field(
+        1.0,
+        ge=1,
+        description="learning rate of the low-rank B over that of A; its authors advise 16 "
+        "(LoRA+: Hayou et al. 2024, arXiv 2402.12354)",
+    )
+    head: Literal["all", "output_tokens", "none"] = Field(
         "all",
         description="hybrid only. all: the whole output head; output_tokens: only its rows of tokens that labels, "
-        "skeleton and end of turn are made of",
+        "skeleton and end of turn are made of; none: norms only",
     )
 
     @model_validator(mode="after")
@@ -61,10 +70,12 @@ class AdapterSettings(Settings):
             raise ValueError("targets names no module; give 'all-linear' or a list such as [q_proj, v_proj]")
         if self.head != "all" and self.method != "hybrid":
             raise ValueError(f"head: {self.head} belongs to method: hybrid, but method is {self.method}")
+        if self.layers is not None and (not self.layers or len(set(self.layers)) < len(self.layers)):
+            raise ValueError("layers names no layer, or one twice; give different numbers from 0, or leave it out")
         if self.dora and self.pissa:
             raise ValueError("dora and pissa each redefine the base weight; choose one of them")
-        if self.method == "full" and (self.dora or self.pissa):
-            raise ValueError("dora and pissa shape low-rank updates; method: full has none")
+        if self.method == "full" and (self.dora or self.pissa or self.layers is not None or self.lora_plus_ratio != 1):
+            raise ValueError("dora, pissa, layers and lora_plus_ratio shape low-rank updates; method: full has none")
         return self
 
     @property

@@ -18,6 +18,7 @@ from torch import nn
 from triagekit.errors import TriageError
 from triagekit.modeling.adapters import adapter_state, load_adapter_state
 from triagekit.training import optimizer_state, zero
+from triagekit.training.lora_plus import RATE_RATIO
 from triagekit.training.state_codec import has_state, load_state, save_state
 
 if TYPE_CHECKING:
@@ -117,13 +118,13 @@ def load_optimizer(trainer: TriageTrainer, folder: Path) -> str | None:
 def move_schedule(schedule: Any, optimizer: Any, steps: int) -> None:
     """Be where the schedule was after `steps` optimizer steps.
 
-    Only the step is stored: how many groups there are, of one rate each, depends on who keeps the optimizer.
+    Only the step is stored: how many groups there are depends on who keeps the optimizer.
     """
     schedule.load_state_dict({**schedule.state_dict(), "last_epoch": steps, "_step_count": steps + 1})
     rate = schedule.base_lrs[0] * schedule.lr_lambdas[0](steps)
-    schedule._last_lr = [rate for _ in optimizer.param_groups]
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get(RATE_RATIO, 1)
+    schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
 
 
 def load_scaler(trainer: TriageTrainer, folder: Path) -> None:

@@ -21,8 +21,9 @@ SHOWN = 20
 
 @dataclass(frozen=True)
 class Examples:
-    """Tokenised rows: `columns` hold input_ids and labels (and weights, with class weights), one list a row, and
-    prefix_length: how many tokens at its beginning a row has in common with every other row of its prompt variant.
+    """Tokenised rows: `columns` hold input_ids and labels (and weights, with class weights; and fields, where asked for:
+    the schema field of each value token, -1 elsewhere), one list a row, and prefix_length: how many tokens at its
+    beginning a row has in common with every other row of its prompt variant.
 
     `draw_weights`: how often each row is drawn, relatively; None where every row is shown once an epoch.
     """
@@ -86,6 +87,7 @@ def build_examples(
     variants: Sequence[int],
     weights: dict[str, dict[str, float]] | None = None,
     balance: str | None = None,
+    with_fields: bool = False,
     progress: Progress | None = None,
 ) -> Examples:
     """Tokenise `rows`, row i with prompt variant `variants[i]`.
@@ -100,6 +102,8 @@ def build_examples(
     columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "prefix_length": []}
     if weights:
         columns["weights"] = []
+    if with_fields:
+        columns["fields"] = []
     cut = tokens_cut = 0
     problems: list[Problem] = []
     for row, variant in zip(rows, variants, strict=True):
@@ -116,6 +120,8 @@ def build_examples(
         columns["prefix_length"].append(len(segments.prefix_ids(variant)))
         if weights:
             columns["weights"].append(_token_weights(example, row, segments.schema, weights))
+        if with_fields:
+            columns["fields"].append(example.fields)
         cut += example.ticket_tokens_cut > 0
         tokens_cut += example.ticket_tokens_cut
         bar.advance()

@@ -23,6 +23,11 @@ def value_key(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
+def label_field_numbers(schema: Schema) -> list[int]:
+    """Indices of the schema's fields that have labels, not free text."""
+    return [number for number, field in enumerate(schema.fields) if not isinstance(field, TextField)]
+
+
 def check_label_choices(settings: TrainSettings, schema: Schema) -> None:
     """Refuse class weights and balanced sampling on fields or values that the schema does not have.
 

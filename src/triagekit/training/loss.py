@@ -12,28 +12,35 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from triagekit.hardware.activations import LOGIT_BYTES, LOGITS_AT_ONCE
-from triagekit.modeling.forward import causal_model, hidden_states, project_to_logits
+from triagekit.modeling.forward import causal_model, final_logits, hidden_states, project_to_logits
 from triagekit.training.collator import IGNORED, Batch, model_inputs
+from triagekit.training.head_loss import HeadLosses
 
 
 @dataclass(frozen=True)
 class TokenLosses:
     """Of the trained tokens of one batch, all of shape (trained tokens,): negative log-likelihood in nats (float32,
-    with gradient), whether the likeliest token is the right one, and the class weight."""
+    with gradient), whether the likeliest token is the right one, the mean negative log-likelihood over the whole
+    vocabulary (float32, with gradient, where label smoothing asks for it), the schema field (NO_FIELD outside of
+    values) and the class weight."""
 
     negative_log_likelihood: torch.Tensor
     correct: torch.Tensor
+    of_vocabulary: torch.Tensor | None
+    fields: torch.Tensor | None
     weights: torch.Tensor | None
+
+    def sum_of(self, each: torch.Tensor) -> torch.Tensor:
+        """The class-weighted sum of a figure of each token, a scalar."""
+        return each.sum() if self.weights is None else (each * self.weights).sum()
 
     @property
     def weighted_sum(self) -> torch.Tensor:
-        """Numerator of the loss, a scalar."""
-        if self.weights is None:
-            return self.negative_log_likelihood.sum()
-        return (self.negative_log_likelihood * self.weights).sum()
+        """Numerator of plain cross entropy, a scalar."""
+        return self.sum_of(self.negative_log_likelihood)
 
 
-def compute_losses_in_forward(model: nn.Module) -> None:
+def compute_losses_in_forward(model: nn.Module, over_vocabulary: bool = False) -> None:
     """Teach the model's own forward two arguments: `selected`, a (rows, tokens − 1) mask of the positions whose next token
     is trained, and `targets`, those tokens. It then gives what `projected_losses` does. Without them it is the model's own.
 
@@ -49,7 +56,7 @@ def compute_losses_in_forward(model: nn.Module) -> None:
         if selected is None or targets is None:
             return own_forward(causal, *arguments, **options)
         hidden, _ = hidden_states(causal, **options)
-        return projected_losses(causal, hidden[:, :-1][selected], targets)
+        return projected_losses(causal, hidden[:, :-1][selected], targets, over_vocabulary)
 
     causal.forward = forward
 
@@ -60,25 +67,32 @@ def give_back_forward(model: nn.Module) -> None:
 
 
 def projected_losses(
-    model: nn.Module, hidden: torch.Tensor, targets: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Negative log-likelihood (float32) and whether the likeliest token is right, both (n,), of hidden states (n, H).
+    model: nn.Module, hidden: torch.Tensor, targets: torch.Tensor, over_vocabulary: bool = False
+) -> tuple[torch.Tensor, ...]:
+    """Negative log-likelihood (float32) and whether the likeliest token is right, both (n,), of hidden states (n, H);
+    with `over_vocabulary` also the mean negative log-likelihood of all tokens of the vocabulary (n,).
 
     What does not fit into LOGITS_AT_ONCE is projected piece by piece, and each piece once more in the backward pass
     instead of being kept (Chen et al. 2016, arXiv 1604.06174): with a vocabulary of 150,000 the logits would be the
-    largest thing in memory. All together are taken by a head that is trained as a whole, since the gradients of its pieces
-    would need more memory than the logits; and by one that ZeRO-3 has spread, since every piece would bring it together
-    anew, in all processes at once, and these do not have equally many.
+    largest thing in memory. All together are taken by a head that ZeRO-3 has spread, since every piece would bring it
+    together anew, in all processes at once, and these do not have equally many.
     """
     at_once = tokens_at_once(model)
-    if len(hidden) <= at_once or (hidden.requires_grad and _trains_head(model)) or _is_spread(model):
-        return _losses(model, hidden, targets)
-    pieces = [
-        checkpoint(_losses, model, *piece, use_reentrant=False)
+    if len(hidden) <= at_once or _is_spread(model):
+        return _losses(model, hidden, targets, over_vocabulary)
+    if hidden.requires_grad and (head := _whole_trained_head(model)) is not None:
+
+        def of_piece(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return _of_logits(final_logits(model, logits), wanted, over_vocabulary)
+
+        pieces: Any = HeadLosses.apply
+        losses: tuple[torch.Tensor, ...] = pieces(hidden, head.weight, head.bias, targets, of_piece, at_once)
+        return losses
+    found = [
+        checkpoint(_losses, model, *piece, over_vocabulary, use_reentrant=False)
         for piece in zip(torch.split(hidden, at_once), torch.split(targets, at_once), strict=True)
     ]
-    losses, correct = zip(*pieces, strict=True)
-    return torch.cat(losses), torch.cat(correct)
+    return tuple(torch.cat(part) for part in zip(*found, strict=True))
 
 
 def tokens_at_once(model: nn.Module) -> int:
@@ -87,28 +101,43 @@ def tokens_at_once(model: nn.Module) -> int:
     return max(1, LOGITS_AT_ONCE // (vocabulary * LOGIT_BYTES))
 
 
-def _trains_head(model: nn.Module) -> bool:
-    head = causal_model(model).get_output_embeddings()
-    return any(parameter.requires_grad and parameter.shape == head.weight.shape for parameter in head.parameters())
+def _whole_trained_head(model: nn.Module) -> Any:
+    """The linear layer that is trained as a whole, behind PEFT's wrapper; None for a frozen head, or one of which some
+    rows are trained."""
+    head: Any = causal_model(model).get_output_embeddings()
+    copies = getattr(head, "modules_to_save", None)
+    head = head if copies is None else copies["default"]
+    return head if head.weight.requires_grad and isinstance(head, nn.Linear) else None
 
 
 def _is_spread(model: nn.Module) -> bool:
     return any(hasattr(weight, "ds_id") for weight in causal_model(model).get_output_embeddings().parameters())
 
 
-def _losses(model: nn.Module, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    logits = project_to_logits(model, hidden)
-    losses = functional.cross_entropy(logits.float(), targets, reduction="none")
-    return losses, logits.detach().argmax(dim=-1) == targets
+def _losses(
+    model: nn.Module, hidden: torch.Tensor, targets: torch.Tensor, over_vocabulary: bool
+) -> tuple[torch.Tensor, ...]:
+    return _of_logits(project_to_logits(model, hidden), targets, over_vocabulary)
+
+
+def _of_logits(logits: torch.Tensor, targets: torch.Tensor, over_vocabulary: bool) -> tuple[torch.Tensor, ...]:
+    full = logits.float()
+    losses = functional.cross_entropy(full, targets, reduction="none")
+    correct = logits.detach().argmax(dim=-1) == targets
+    if not over_vocabulary:
+        return losses, correct
+    # −mean log p = logsumexp − mean logit, and logsumexp is the target's own logit and its loss.
+    return losses, correct, losses + full.gather(-1, targets[:, None])[:, 0] - full.mean(dim=-1)
 
 
 def token_losses(model: nn.Module, batch: Batch) -> TokenLosses:
     """Losses of every trained token of a collated batch; `model` has been through compute_losses_in_forward."""
     targets = batch["labels"][:, 1:]
     selected = targets != IGNORED
-    losses, correct = model(**model_inputs(batch), selected=selected, targets=targets[selected])
+    losses, correct, *over_vocabulary = model(**model_inputs(batch), selected=selected, targets=targets[selected])
     weights = batch["weights"][:, 1:][selected] if "weights" in batch else None
-    return TokenLosses(losses, correct, weights)
+    fields = batch["fields"][:, 1:][selected] if "fields" in batch else None
+    return TokenLosses(losses, correct, over_vocabulary[0] if over_vocabulary else None, fields, weights)
 
 
 def normaliser(batches: list[Batch]) -> torch.Tensor:

@@ -20,8 +20,9 @@ from triagekit.files.yaml_file import load_yaml
 
 Status = Literal["running", "finished", "stopped", "preempted"]
 
-# A run may be moved or renamed, or go on with other devices, between two starts; neither makes it another run.
-PLACE_KEYS = ("name", "output", "hardware")
+# A run may be moved or renamed, go on with other devices, or tell others of itself, between two starts; none of it makes
+# it another run.
+PLACE_KEYS = ("name", "output", "hardware", "report_to")
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,11 @@ class RunFolder:
         """Which signal ended the last start with a checkpoint; taken away by the next start."""
         return self.folder / "stopped.json"
 
+    @property
+    def rate_test(self) -> Path:
+        """Folder of the last learning-rate test, which may come before the run."""
+        return self.folder / "find_lr"
+
     def evaluation(self, split: str) -> Path:
         """Folder of the measurements on one split."""
         return self.folder / "eval" / split
@@ -112,11 +118,16 @@ class RunFolder:
         if run.config.is_file():
             run._refuse_other_settings(settings)
             return run
-        if folder.is_file() or (folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir())):
-            raise TriageError(f"{folder} exists and is not a run. Choose another name (--name) or remove it.")
-        folder.mkdir(parents=True, exist_ok=True)
+        run.make_place()
         write_text(run.config, yaml_text)
         return run
+
+    def make_place(self) -> None:
+        """Make the folder, which may hold a learning-rate test but nothing else. Raises TriageError for any other folder."""
+        there = self.folder.iterdir() if self.folder.is_dir() else ()
+        if self.folder.is_file() or any(not (entry.name.startswith(".") or entry == self.rate_test) for entry in there):
+            raise TriageError(f"{self.folder} exists and is not a run. Choose another name (--name) or remove it.")
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     @classmethod
     def open(cls, folder: Path | str) -> RunFolder:

@@ -31,7 +31,7 @@ class EpochSampler(_Base):
         variants: Sequence[int] | None = None,
     ) -> None:
         self._lengths = lengths
-        self._variants = variants or [0] * len(lengths)
+        self.variants = variants or [0] * len(lengths)
         self._effective_batch = effective_batch
         self._seed = seed
         self._draw_weights = draw_weights
@@ -66,7 +66,7 @@ class EpochSampler(_Base):
         return order
 
     def _like(self, row: int) -> tuple[int, int]:
-        return self._variants[row], self._lengths[row]
+        return self.variants[row], self._lengths[row]
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.order(self._epoch))

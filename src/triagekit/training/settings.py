@@ -93,6 +93,29 @@ class CheckpointSettings(Settings):
     keep: PositiveInt = Field(2, description="newest checkpoints kept, besides the best one")
 
 
+class LossSettings(Settings):
+    """How the tokens of label values count. All other trained tokens are always plain cross entropy."""
+
+    label_smoothing: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of a value token's target that is spread over the vocabulary "
+        "(Szegedy et al. 2016, arXiv 1512.00567)",
+    )
+    focal_gamma: float = Field(
+        0.0,
+        ge=0,
+        description="value tokens weigh (1 − p)^gamma: what is known already counts less; 2 is usual "
+        "(Lin et al. 2017, arXiv 1708.02002)",
+    )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all tokens are plain cross entropy."""
+        return self.label_smoothing == 0 and self.focal_gamma == 0
+
+
 class SamplingSettings(Settings):
     """Which rows an epoch shows, and how often."""
 
@@ -131,12 +154,16 @@ class TrainSettings(Settings):
     evaluation: EvaluationSettings = EvaluationSettings.model_validate({})
     checkpoints: CheckpointSettings = CheckpointSettings.model_validate({})
     sampling: SamplingSettings = SamplingSettings.model_validate({})
+    loss: LossSettings = LossSettings.model_validate({})
     class_weights: dict[str, Literal["balanced"] | dict[str, float]] = Field(
         {}, description="per schema field: 'balanced' (inverse frequency) or a weight per value, on its value tokens"
     )
     max_train_rows: PositiveInt | None = Field(None, description="train on this many rows only, drawn by `seed`")
     gradient_checkpointing: bool = Field(False, description="compute activations twice: less memory, about 25 % slower")
     log_every_steps: PositiveInt = Field(5, description="steps between two training lines in metrics.jsonl")
+    report_to: list[Literal["wandb", "mlflow"]] = Field(
+        [], description="send the same figures there too; metrics.jsonl and TensorBoard files are always written"
+    )
     hardware: HardwareSettings = HardwareSettings.model_validate({})
 
     @field_validator("name")

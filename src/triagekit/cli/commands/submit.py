@@ -105,8 +105,9 @@ def _train(options: argparse.Namespace, words: list[str], site: SiteSettings) ->
 
 def _sweep(options: argparse.Namespace, words: list[str], site: SiteSettings) -> int:
     from triagekit.cluster.submit_sweep import choose_rung_of_members
-    from triagekit.cluster.sweep import load_sweep, submit_sweep, sweep_folder
-    from triagekit.cluster.sweep_settings import members_of
+    from triagekit.cluster.sweep import submit_sweep
+    from triagekit.sweep.choice import members_of
+    from triagekit.sweep.settings import load_sweep, sweep_folder
 
     sweep = load_sweep(options.config, words)
     choice = choose_rung_of_members(members_of(sweep), sweep_folder(sweep), site, _submit_options(options), _say)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from triagekit.cluster.sweep import load_sweep
-from triagekit.cluster.sweep_settings import SweepSettings, members_of
 from triagekit.errors import ProblemsError
 from triagekit.files.resources import shipped_names
+from triagekit.sweep.choice import members_of
+from triagekit.sweep.settings import SweepSettings, load_sweep
 
 
 def sweep(**values):
