@@ -46,7 +46,7 @@ def test_warmup_over_five_percent():
         ("lora", 8e9, 1e-6, "low"),
         ("lora", 1.5e9, 5e-3, "high"),
         ("hybrid", 8e9, 5e-6, "low"),
-        ("full", 5e6, 2e-3, "high"),
+        ("full", 5e6, 5e-3, "high"),
         ("full", 1.5e9, 1e-6, "low"),
         ("lora", 70e9, 1e-3, "high"),
     ],
@@ -57,6 +57,12 @@ def test_a_learning_rate_out_of_the_usual_range(method, weights, rate, word):
     advised = float(sign.advice.split("learning_rate=")[1].split(",")[0])
     again = {"adapter": {"method": method}, "optimizer": {"learning_rate": advised}}
     assert signs(weights=int(weights), **again) == []
+
+
+def test_the_rate_of_lora_plus_is_that_of_its_slower_half():
+    rate = {"learning_rate": 5e-6}
+    assert only(signs(weights=8_000_000_000, optimizer=rate))
+    assert signs(weights=8_000_000_000, optimizer=rate, adapter={"lora_plus_ratio": 16}) == []
 
 
 @pytest.mark.parametrize(
@@ -85,15 +91,18 @@ def test_a_large_effective_batch_for_lora():
 
 
 def test_few_steps_and_what_would_make_them_enough():
-    assert "epochs=3.8 or more" in only(signs(steps=40)).advice
-    assert "max_steps=50" in only(signs(steps=40, max_steps=40)).advice
-    assert signs(steps=50) == []
+    assert "epochs=4.0 or more" in only(signs(steps=30)).advice
+    assert "max_steps=40" in only(signs(steps=30, max_steps=30)).advice
+    assert signs(steps=40) == []
 
 
 def test_many_tickets_cut():
     sign = only(signs(train={"rows": 640, "tickets_cut": 40}))
     assert "6% of the training tickets (40 of 640)" in sign.found and "prompt.max_length above 512" in sign.advice
+    assert "prompt.strategy=implicit" in sign.advice
     assert signs(train={"rows": 640, "tickets_cut": 32}) == []
+    already = only(signs(train={"rows": 640, "tickets_cut": 40}, prompt={"strategy": "implicit"}))
+    assert "implicit" not in already.advice
 
 
 def test_values_that_no_training_row_has():

@@ -34,10 +34,17 @@ LORA = (
 """LoRA and its variants; hybrid too, whose rate is LoRA's."""
 
 FULL_OVER_LORA = 0.1
+"""Of bases that are larger than the embedded one. On that one rates up to 2e-3 still gained for all weights
+(benchmarks/results/methods_it_service_500.json)."""
+
+FULL = (
+    RateRange(50e6, 5e-5, 3e-3),
+    *(RateRange(row.weights, row.lowest * FULL_OVER_LORA, row.highest * FULL_OVER_LORA) for row in LORA[1:]),
+)
 
 
 def usual_rates(adapter: AdapterSettings, weights: int) -> tuple[float, float]:
-    """Lowest and highest usual peak rate for this method on a base of so many weights."""
-    found = next(row for row in LORA if weights <= row.weights)
-    factor = FULL_OVER_LORA if adapter.method == "full" else 1.0
-    return found.lowest * factor, found.highest * factor
+    """Lowest and highest usual peak rate for this method on a base of so many weights. With LoRA+ the rate is A's, and
+    B's is a multiple of it."""
+    found = next(row for row in (FULL if adapter.method == "full" else LORA) if weights <= row.weights)
+    return found.lowest / adapter.lora_plus_ratio, found.highest

@@ -163,10 +163,11 @@ def _cut(settings: TrainSettings, train: Mapping[str, Any]) -> Sign | None:
     share = train["tickets_cut"] / train["rows"]
     if share <= CUT_SHARE:
         return None
+    shorter = "" if settings.prompt.strategy == "implicit" else ", or prompt.strategy=implicit for a shorter prompt"
     return Sign(
         f"{share:.0%} of the training tickets ({train['tickets_cut']} of {train['rows']}) are cut at their end.",
         f"Usual: up to {CUT_SHARE:.0%}; what decides a label may stand in what is lost.",
-        f"Set prompt.max_length above {settings.prompt.max_length}, or prompt.strategy=implicit for a shorter prompt.",
+        f"Set prompt.max_length above {settings.prompt.max_length}{shorter}.",
     )
 
 
