@@ -1,7 +1,7 @@
 """Ways of training compared fairly on real tickets: `triage sweep` as anyone would run it, and a record of what came out.
 
     python benchmarks/methods_sweep.py it_service --rows 500 --epochs 2 --out /tmp/sweeps [--methods lora hybrid full]
-    python benchmarks/methods_sweep.py itsm_imbalance --rows 2000 --epochs 2 --out /tmp/sweeps
+    python benchmarks/methods_sweep.py itsm_imbalance --rows 1000 --epochs 1.5 --config hybrid --rates 2e-3 --out /tmp/sweeps
     python benchmarks/methods_sweep.py --table          # the tables of docs/methods.md, from the records
 
 Learning rates are chosen on the validation split with the first seed. Stopped, the same command goes on.
@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from endava_inferred_schema import FIELDS
 from record import RESULTS, real_data, triage, write_record
 
 from triagekit.files.resources import find_config
 
-# (data config, source file, sweep, label field that is weighted and sampled)
+# (data config, source file, sweep, label field that is weighted and sampled, prompt.max_length)
 SETS = {
-    "it_service": ("it_service_tickets_38k", "it_service_tickets_38k.parquet", "sweep_methods", None),
-    "endava": ("endava", "endava_raw_5k.parquet", "sweep_methods", None),
-    "itsm_imbalance": ("itsm_assignment", "itsm_assignment_8500.parquet", "imbalance", "assignment_group"),
+    "it_service": ("it_service_tickets_38k", "it_service_tickets_38k.parquet", "sweep_methods", None, 128),
+    "endava": ("endava", "endava_raw_5k.parquet", "sweep_methods", None, 128),
+    "itsm_imbalance": ("itsm_assignment", "itsm_assignment_8500.parquet", "imbalance", "assignment_group", 256),
 }
 
 
@@ -37,6 +38,8 @@ def main() -> None:
     parser.add_argument(
         "--rates-from", type=Path, help="learning_rates.json of another sweep, instead of choosing anew"
     )
+    parser.add_argument("--config", help="train config that members start from, instead of the sweep's")
+    parser.add_argument("--rates", type=float, nargs="+", help="learning rates that are tried, instead of the sweep's")
     parser.add_argument("--test-rows", type=int, default=1000)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, help="folder for data and runs")
@@ -51,29 +54,54 @@ def main() -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    config, source, sweep, field = SETS[options.set]
+    config, source, sweep, field, length = SETS[options.set]
     data = options.out / "data" / options.set
     if not (data / "manifest.json").is_file():
-        triage("data", "prepare", config, "--source", real_data() / source, "--out", data)
+        prepare(config, real_data() / source, data)
     name = f"{options.set}_{options.rows}"
     path = options.out / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(settings(options, sweep, field, name, data), sort_keys=False))
+    path.write_text(yaml.safe_dump(settings(options, sweep, field, name, data, length), sort_keys=False))
     triage("sweep", path, "--jobs", options.jobs, "--limit", options.test_rows)
     print(write_record(f"methods_{name}", figures(options.out / "sweeps" / name, options)))
 
 
-def settings(options: argparse.Namespace, sweep: str, field: str | None, name: str, data: Path) -> dict[str, Any]:
+def prepare(config: str, source: Path, data: Path) -> None:
+    """The data set; the schema of `endava`, whose labels are integer codes, is drafted from the data."""
+    words: list[str | Path] = ["data", "prepare", config, "--source", source, "--out", data]
+    if config == "endava":
+        schema = data.parent / "endava.yaml"
+        schema.parent.mkdir(parents=True, exist_ok=True)
+        triage(
+            *("schema", "infer", source, "--fields", FIELDS, "--parent", "sub_category1=category"),
+            *("--name", "endava", "--out", schema),
+        )
+        words += ["--schema", schema]
+    triage(*words)
+
+
+def settings(
+    options: argparse.Namespace, sweep: str, field: str | None, name: str, data: Path, length: int
+) -> dict[str, Any]:
     """The shipped sweep with the rows, methods and fields of this benchmark."""
     text = find_config("sweep", sweep).read_text(encoding="utf-8")
     chosen: dict[str, Any] = yaml.safe_load(text.replace("category", field) if field else text)
     if options.methods:
         chosen["methods"] = [method for method in chosen["methods"] if method["name"] in options.methods]
+    if options.config:
+        chosen["config"] = options.config
+    if options.rates:
+        chosen["learning_rates"] = options.rates
     if options.rates_from:
         rates = {row["method"]: row["chosen"] for row in json.loads(options.rates_from.read_text())}
         for method in chosen["methods"]:
             method["learning_rates"] = [rates[method["name"]]]
     words = [
-        *(f"data={data}", f"max_train_rows={options.rows}", f"epochs={options.epochs:g}", "prompt.max_length=128"),
+        *(
+            f"data={data}",
+            f"max_train_rows={options.rows}",
+            f"epochs={options.epochs:g}",
+            f"prompt.max_length={length}",
+        ),
         *("evaluation.max_rows=400", "evaluation.every_share=0.5"),
     ]
     seeds = chosen["seeds"][: options.seeds]
@@ -111,6 +139,7 @@ def figures(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "set": options.set,
         "train_rows": options.rows,
         "epochs": options.epochs,
+        "config": options.config,
         "rates_from": options.rates_from.parent.name if options.rates_from else None,
         "tickets": compared["tickets"],
         "comparable": compared["conditions"]["comparable"],

@@ -14,7 +14,7 @@ FLOORS = [
     {"modeling", "hardware"},
     {"training", "scoring"},
     {"evaluation", "launching", "service"},
-    {"compare", "sweep"},
+    {"compare", "sweep", "export"},
     {"cluster"},
     {"cli"},
     {"__main__"},
@@ -65,6 +65,7 @@ def test_a_room_imports_only_from_rooms_below_it(checkout):
         ["site", "list"],
         ["jobs", "--help"],
         ["sweep", "--help"],
+        ["export", "--help"],
         ["doctor", "--help"],
     ],
 )

@@ -14,7 +14,7 @@ import torch
 from triagekit.errors import ProblemsError, TriageError
 from triagekit.hardware.ladder import Rung
 from triagekit.settings import to_yaml
-from triagekit.training import prepare
+from triagekit.training import plan_file
 from triagekit.training.batches import RowCosts, StepBatches, TrainingRows, micro_batches
 from triagekit.training.checkpoints import all_checkpoints, fault, write_checkpoint
 from triagekit.training.collator import IGNORED
@@ -205,12 +205,12 @@ def test_what_sharding_would_silently_change_is_refused(settings_for, change, wo
 def test_a_run_does_not_go_on_with_a_base_in_fewer_bits(tmp_path):
     """Its adapter would fit neither base. The number type may change: a lower rung computes in another one."""
     run = RunFolder(tmp_path)
-    plan = {**dict.fromkeys(prepare.FINGERPRINTS, "a"), "rung": "1xA100", "precision": "bf16", "max_length": 512}
-    prepare._keep_plan(run, {**plan, "quantization": None})
-    prepare._keep_plan(run, {**plan, "quantization": None, "rung": "16GB-T4", "precision": "fp16"})
+    plan = {**dict.fromkeys(plan_file.FINGERPRINTS, "a"), "rung": "1xA100", "precision": "bf16", "max_length": 512}
+    plan_file.keep_plan(run, {**plan, "quantization": None})
+    plan_file.keep_plan(run, {**plan, "quantization": None, "rung": "16GB-T4", "precision": "fp16"})
     smaller = {**plan, "rung": "4GB", "quantization": {"bits": 4}, "max_length": 256}
     with pytest.raises(ProblemsError, match="Rung 4GB changes it") as told:
-        prepare._keep_plan(run, smaller)
+        plan_file.keep_plan(run, smaller)
     assert [problem.where for problem in told.value.problems] == ["max length", "quantization"]
 
 

@@ -86,6 +86,11 @@ def test_two_processes_train_what_one_trains(request, one, how):
     run = request.getfixturevalue(how)
     loss, weight = differences(run, one)
     assert loss <= LOSS_TOLERANCE and weight <= WEIGHT_TOLERANCE
+    by_field = [
+        [{name: value for name, value in line.items() if "/" in name} for line in metric_lines(each.folder)]
+        for each in (run, one)
+    ]
+    assert by_field[0] == by_field[1] and "value_accuracy/category" in by_field[0][-1]
     ours, theirs = run.read(run.summary), one.read(one.summary)
     for key in ("steps", "epochs", "trained_tokens", "effective_batch", "train_rows", "conditions_fingerprint"):
         assert ours[key] == theirs[key], key

@@ -30,7 +30,7 @@ def built(tiny_model_folder):
     data = [Row.from_json(row) for row in rows(6, 1)]
     weights = {"category": {"Network": 3.0}}
     return examples.build_examples(
-        data, SegmentTokenizer(tokenizer, template), split="train", variants=[0] * 6, weights=weights
+        data, SegmentTokenizer(tokenizer, template), split="train", variants=[0] * 6, weights=weights, with_fields=True
     )
 
 

@@ -244,7 +244,7 @@ def test_rows_reach_the_trainer_as_they_were_built(segments, data):
     built = build(data, segments, weights={"category": {"Network": 2.0}})
     dataset = Dataset.from_dict(built.columns)
     assert dataset[3]["input_ids"] == built.columns["input_ids"][3]
-    assert set(dataset.column_names) == {"input_ids", "labels", "fields", "weights", "prefix_length"}
+    assert set(dataset.column_names) == {"input_ids", "labels", "weights", "prefix_length"}
 
 
 @pytest.mark.parametrize(

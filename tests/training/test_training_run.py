@@ -29,11 +29,27 @@ def test_a_run_writes_its_folder_and_learns(settings_for):
     val_lines = [line for line in lines if line["split"] == "val"]
     assert len(val_lines) == 4 and [line["step"] for line in val_lines] == [9, 18, 27, 36]
     assert train_lines[-1]["loss"] < 0.6 * train_lines[0]["loss"]
-    assert set(train_lines[0]) == {"step", "epoch", "split", "loss", "token_accuracy", "learning_rate", "gradient_norm"}
+    computation = {"computed_tokens_share", "padding_share"}
+    assert set(train_lines[0]) == computation | {
+        "step",
+        "epoch",
+        "split",
+        "loss",
+        "token_accuracy",
+        "learning_rate",
+        "gradient_norm",
+    }
+    # Packed: instructions once for all rows that share them, and no padding.
+    assert all(0.5 < line["computed_tokens_share"] < 1 and line["padding_share"] == 0 for line in train_lines)
+    by_field = {"value_accuracy/category", "value_accuracy/priority", "field_token_accuracy/summary"}
+    assert set(val_lines[0]) == by_field | {"step", "epoch", "split", "loss", "token_accuracy"}
+    best = next(line for line in val_lines if line["step"] == summary["best"]["step"])
+    assert summary["value_accuracy_val"] == {name: best[f"value_accuracy/{name}"] for name in ("category", "priority")}
+    assert summary["field_token_accuracy_val"] == {"summary": best["field_token_accuracy/summary"]}
     assert summary["best"]["value"] == min(line["loss"] for line in val_lines) == summary["val_loss_best"]
     assert summary["peak_memory_bytes"] > 10**8 and summary["rows_per_second"] > 0
     assert json.loads(run.environment.read_text())["starts"][0]["versions"]["torch"]
-    assert notes == []
+    assert [note.partition("\n")[0] for note in notes] == ["1 sign of trouble:"] and "36 optimizer steps" in notes[0]
 
 
 def test_no_file_of_a_run_needs_pickle(settings_for):

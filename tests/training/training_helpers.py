@@ -31,6 +31,7 @@ TICKETS = {
     "Software": ["outlook crashes", "excel asks for a key", "teams hangs"],
     "Network": ["vpn login fails", "wifi is down", "shared drive is gone"],
 }
+MACHINE = {"tokens_per_second", "peak_memory_bytes"}
 PLACES = ["on floor 3", "in the lab", "since this morning", "again", "at the front desk"]
 
 
@@ -113,10 +114,10 @@ def run_in_a_process(settings, watch=None, deadline=120):
 
 
 def metric_lines(folder):
-    """Lines of metrics.jsonl without what depends on the clock."""
+    """Lines of metrics.jsonl without what depends on the clock and on what else the process has done."""
     path = Path(folder) / "metrics.jsonl"
     lines = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-    return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in lines]
+    return [{key: value for key, value in line.items() if key not in MACHINE} for line in lines]
 
 
 def adapter_bytes(folder):

@@ -37,16 +37,16 @@ def write_weights(model: Any, folder: Path, base: str) -> None:
     PiSSA's start stand in files of their own; a fully trained model is model.safetensors.
     """
     if not hasattr(model, "peft_config"):
-        _write(folder / FULL_WEIGHTS, _whole_state(model))
+        write_tensors(folder / FULL_WEIGHTS, _whole_state(model))
         return
-    _write(folder / PEFT_WEIGHTS, _peft_state(model))
+    write_tensors(folder / PEFT_WEIGHTS, _peft_state(model))
     write_json(folder / PEFT_CONFIG, _peft_config(model, base))
     head = causal_model(model).get_output_embeddings()
     if has_output_tokens(causal_model(model)):
-        _write(folder / OUTPUT_ROWS, {"rows": head.rows.detach(), "token_ids": head.token_ids})
+        write_tensors(folder / OUTPUT_ROWS, {"rows": head.rows.detach(), "token_ids": head.token_ids})
     initial = getattr(model, "pissa_initial", None)
     if initial:
-        _write(folder / PISSA_INITIAL, initial)
+        write_tensors(folder / PISSA_INITIAL, initial)
 
 
 def read_weights(model: Any, folder: Path) -> None:
@@ -115,7 +115,8 @@ def _whole_state(model: Any) -> dict[str, torch.Tensor]:
     return state
 
 
-def _write(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """One safetensors file; the same tensors give the same bytes."""
     from safetensors.torch import save_file
 
     # Contiguous and on the CPU: what the format asks for.

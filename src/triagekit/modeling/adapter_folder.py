@@ -116,7 +116,8 @@ def load_adapter(
     merge: bool = False,
     schema: Schema | None = None,
 ) -> LoadedAdapter:
-    """Open an adapter folder for scoring: its base with the adapter, in evaluation mode.
+    """Open an adapter folder for scoring: its base with the adapter, in evaluation mode. A folder that an export has
+    merged is a base of its own, with nothing left to attach.
 
     `base` None: the one it was trained on. `schema`: the one that the caller is going to score with, if any. The base is
     quantised as in training, but with `merge` it is loaded plain and the adapter folded into it.
@@ -125,6 +126,12 @@ def load_adapter(
     """
     folder = Path(folder)
     card = read_card(folder)
+    if card.get("merged"):
+        if base is not None:
+            raise TriageError(
+                f"{folder} holds the whole model, so it takes no other base than itself. Leave --base out."
+            )
+        base = str(folder)
     base = base or str(card["base"])
     tokenizer = load_tokenizer(base)
     own_schema = load_schema(folder / SCHEMA)
@@ -132,6 +139,9 @@ def load_adapter(
     segments = SegmentTokenizer(tokenizer, PromptTemplate.from_dict(tokenizer, card["prompt"]))
     _check_parity(folder, card, segments)
     quantization = QuantizationSettings(**card["quantization"]) if card.get("quantization") and not merge else None
+    if card.get("merged"):
+        model = load_base(base, precision, None, device).requires_grad_(False)
+        return LoadedAdapter(model, tokenizer, segments, segments.schema, card)
     model = open_on_fresh_base(folder, card, base, precision, quantization, device)
     if card["adapter"]["method"] == "full":
         # Training keeps float32 masters of everything; scoring wants the type that was asked for.

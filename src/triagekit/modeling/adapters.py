@@ -42,6 +42,14 @@ class TrainableReport:
     share: float
     matched: list[dict[str, Any]] = field(default_factory=list)
 
+    def table(self) -> list[dict[str, Any]]:
+        """One entry for tensors alike: {"kind", "module", "tensors", "shape", "weights"}; weights of all of them."""
+        alike = Counter((item["kind"], _last_module(item["name"]), tuple(item["shape"])) for item in self.matched)
+        return [
+            {"kind": kind, "module": module, "tensors": count, "shape": list(shape), "weights": count * _numel(shape)}
+            for (kind, module, shape), count in alike.items()
+        ]
+
     def describe(self) -> str:
         """The figures, and the count of tensors and weights of each kind, in a few lines."""
         lines = [f"{self.trainable:,} of {self.total:,} weights are trained ({self.share:.2%})"]

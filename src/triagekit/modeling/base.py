@@ -134,7 +134,7 @@ def load_base(
             "device_map": {"": device},
         }
     try:
-        with _quiet():
+        with quiet_shards():
             # The attention implementation is left to the library: it takes sdpa wherever the architecture allows it.
             model: Any = AutoModelForCausalLM.from_pretrained(
                 resolved, dtype=dtype, use_safetensors=True, trust_remote_code=False, **options
@@ -160,7 +160,7 @@ def base_fingerprint(base: str) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_shards() -> Iterator[None]:
     """No loading bar of the library's own: progress is shown by the caller, if at all."""
     from transformers.utils import logging as library_logging
 

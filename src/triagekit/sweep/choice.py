@@ -26,6 +26,10 @@ class RateChoice:
         """Whether the best rate is the lowest or highest that was tried, so that a better one may lie beyond."""
         return self.chosen in (min(self.val_losses), max(self.val_losses))
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"method": self.method, "val_losses": self.val_losses, "chosen": self.chosen}
+
 
 def members_of(sweep: SweepSettings) -> tuple[Member, ...]:
     """The runs of a sweep as far as they are known: where learning rates are tried, the further seeds' runs follow when

@@ -87,7 +87,7 @@ def run_sweep(
         run_tasks(tasks, at_once, ended)
     progress.finish()
     choices = tuple(rate_choices(sweep))
-    write_json(folder / RATES_FILE, [_as_row(choice) for choice in choices])
+    write_json(folder / RATES_FILE, [choice.to_json() for choice in choices])
     for choice in choices:
         if choice.chosen is not None and choice.at_the_edge:
             notes(
@@ -106,11 +106,9 @@ def run_sweep(
 
 
 def _count(sweep: SweepSettings) -> int:
-    """Runs of the whole sweep: each rate is tried once, then one rate a method takes the further seeds."""
-    tried = sum(len(choice.val_losses) - 1 for choice in rate_choices(sweep))
-    known = {choice.method for choice in rate_choices(sweep) if choice.chosen is not None}
-    waiting = sum(1 for choice in rate_choices(sweep) if choice.method not in known)
-    return len(members_of(sweep)) + (waiting * (max(1, len(sweep.seeds)) - 1) if tried else 0)
+    """Runs of the whole sweep, with those that are known only when rates are chosen."""
+    waiting = sum(choice.chosen is None for choice in rate_choices(sweep))
+    return len(members_of(sweep)) + waiting * (max(1, len(sweep.seeds)) - 1)
 
 
 def _finished(sweep: SweepSettings) -> set[str]:
@@ -144,7 +142,3 @@ def _stop_if(failed: dict[str, str], done: str) -> None:
             f"{len(failed)} members could not be {done}: {', '.join(failed)}. The others are kept; mend what their logs say, "
             "and the same command goes on."
         )
-
-
-def _as_row(choice: RateChoice) -> dict[str, object]:
-    return {"method": choice.method, "val_losses": choice.val_losses, "chosen": choice.chosen}

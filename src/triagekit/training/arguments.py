@@ -54,12 +54,10 @@ def sft_config(settings: TrainSettings, run: RunFolder, steps: int, evaluate: bo
 
     interval = evaluation_interval(settings, steps)
     optimizer = settings.optimizer
-    dtype = precision_name(resolve_precision(settings.precision))
-    if dtype == "fp16" and _on_cpu():
-        raise TriageError("precision: fp16 needs a GPU (its loss scaling runs there only). Set precision: auto.")
-    check_sharding(settings, dtype, ranks)
+    dtype = check_precision(settings, ranks)
     options: dict[str, Any] = {
         "output_dir": str(run.checkpoints),
+        "run_name": run.name,
         "max_steps": steps,
         "num_train_epochs": settings.epochs,
         "per_device_train_batch_size": settings.batch.micro,
@@ -104,6 +102,15 @@ def sft_config(settings: TrainSettings, run: RunFolder, steps: int, evaluate: bo
         "use_cpu": _on_cpu(),
     }
     return SFTConfig(**options)
+
+
+def check_precision(settings: TrainSettings, ranks: Ranks) -> str:
+    """The number type of the computation here. Raises TriageError for one that the devices or the sharding cannot do."""
+    dtype = precision_name(resolve_precision(settings.precision))
+    if dtype == "fp16" and _on_cpu():
+        raise TriageError("precision: fp16 needs a GPU (its loss scaling runs there only). Set precision: auto.")
+    check_sharding(settings, dtype, ranks)
+    return dtype
 
 
 def check_sharding(settings: TrainSettings, dtype: str, ranks: Ranks) -> None:

@@ -21,9 +21,9 @@ SHOWN = 20
 
 @dataclass(frozen=True)
 class Examples:
-    """Tokenised rows. `columns` hold, one list a row: input_ids, labels, fields (the schema field that a token is part of
-    the value of, or -1), with class weights also weights, and prefix_length: how many tokens at its beginning a row has in
-    common with every other row of its prompt variant.
+    """Tokenised rows: `columns` hold input_ids and labels (and weights, with class weights; and fields, where asked for:
+    the schema field of each value token, -1 elsewhere), one list a row, and prefix_length: how many tokens at its
+    beginning a row has in common with every other row of its prompt variant.
 
     `draw_weights`: how often each row is drawn, relatively; None where every row is shown once an epoch.
     """
@@ -87,6 +87,7 @@ def build_examples(
     variants: Sequence[int],
     weights: dict[str, dict[str, float]] | None = None,
     balance: str | None = None,
+    with_fields: bool = False,
     progress: Progress | None = None,
 ) -> Examples:
     """Tokenise `rows`, row i with prompt variant `variants[i]`.
@@ -98,9 +99,11 @@ def build_examples(
     """
     bar = progress or SilentProgress()
     bar.start(f"tokenise {split}", len(rows))
-    columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "fields": [], "prefix_length": []}
+    columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "prefix_length": []}
     if weights:
         columns["weights"] = []
+    if with_fields:
+        columns["fields"] = []
     cut = tokens_cut = 0
     problems: list[Problem] = []
     for row, variant in zip(rows, variants, strict=True):
@@ -114,10 +117,11 @@ def build_examples(
             continue
         columns["input_ids"].append(list(example.input_ids))
         columns["labels"].append(labels_of(example))
-        columns["fields"].append(list(example.fields))
         columns["prefix_length"].append(len(segments.prefix_ids(variant)))
         if weights:
             columns["weights"].append(_token_weights(example, row, segments.schema, weights))
+        if with_fields:
+            columns["fields"].append(example.fields)
         cut += example.ticket_tokens_cut > 0
         tokens_cut += example.ticket_tokens_cut
         bar.advance()

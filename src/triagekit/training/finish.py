@@ -7,7 +7,8 @@ from typing import Any
 
 from triagekit.modeling.adapter_folder import read_card, save_adapter
 from triagekit.training import checkpoint_state, environment
-from triagekit.training.prepare import AS_COMPUTED, PreparedRun
+from triagekit.training.plan_file import AS_COMPUTED
+from triagekit.training.prepare import PreparedRun
 
 
 def finish_run(run: PreparedRun) -> None:
@@ -113,6 +114,8 @@ def summary(run: PreparedRun, peak_memory_bytes: int, counters: dict[str, Any]) 
         "train_loss_last": lines[-1]["loss"] if lines else None,
         "val_loss_best": best and best["eval_loss"],
         "token_accuracy_val": best and best["eval_token_accuracy"],
+        "value_accuracy_val": best and _by_field(best, "value_accuracy"),
+        "field_token_accuracy_val": best and _by_field(best, "field_token_accuracy"),
         # Of the training loop, its validation and checkpoints included; sessions before a kill too, up to their last
         # checkpoint.
         "seconds": round(seconds, 3),
@@ -124,3 +127,8 @@ def summary(run: PreparedRun, peak_memory_bytes: int, counters: dict[str, Any]) 
         "versions": environment.versions(),
         "hardware": environment.hardware(),
     }
+
+
+def _by_field(measured: dict[str, Any], name: str) -> dict[str, float]:
+    prefix = f"eval_{name}/"
+    return {key.removeprefix(prefix): value for key, value in measured.items() if key.startswith(prefix)}

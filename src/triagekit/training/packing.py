@@ -16,8 +16,8 @@ class SharedPrefixCollator:
     """Packs rows behind the prefixes that they share.
 
     Rows need `prefix_length` beside input_ids and labels: so many tokens at their beginning are the same for other rows,
-    and none of them is trained. Gives input_ids and labels (fields, weights) of shape (1, T), position_ids (1, T), and the
-    `shared_prefix` layout. Rows keep their order within a group, groups that of their first row.
+    and none of them is trained. Gives input_ids and labels (and weights, fields) of shape (1, T), position_ids (1, T), and
+    the `shared_prefix` layout. Rows keep their order within a group, groups that of their first row.
     """
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
@@ -37,10 +37,10 @@ class SharedPrefixCollator:
         }
         # The first token of a row follows another row's last one, from which it cannot be told.
         batch["labels"][0, layout.starts] = IGNORED
-        if "fields" in rows[0]:
-            batch["fields"] = _packed("fields", shared, torch.long)
         if "weights" in rows[0]:
             batch["weights"] = _packed("weights", shared, torch.float)
+        if "fields" in rows[0]:
+            batch["fields"] = _packed("fields", shared, torch.long)
         return batch
 
 

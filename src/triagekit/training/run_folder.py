@@ -20,8 +20,9 @@ from triagekit.files.yaml_file import load_yaml
 
 Status = Literal["running", "finished", "stopped", "preempted"]
 
-# A run may be moved or renamed, or go on with other devices, between two starts; neither makes it another run.
-PLACE_KEYS = ("name", "output", "hardware")
+# A run may be moved or renamed, go on with other devices, or tell others of itself, between two starts; none of it makes
+# it another run.
+PLACE_KEYS = ("name", "output", "hardware", "report_to")
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,9 @@ class TrainSettings(Settings):
     max_train_rows: PositiveInt | None = Field(None, description="train on this many rows only, drawn by `seed`")
     gradient_checkpointing: bool = Field(False, description="compute activations twice: less memory, about 25 % slower")
     log_every_steps: PositiveInt = Field(5, description="steps between two training lines in metrics.jsonl")
+    report_to: list[Literal["wandb", "mlflow"]] = Field(
+        [], description="send the same figures there too; metrics.jsonl and TensorBoard files are always written"
+    )
     hardware: HardwareSettings = HardwareSettings.model_validate({})
 
     @field_validator("name")

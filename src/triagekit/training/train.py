@@ -18,6 +18,7 @@ from triagekit.training.ranks import Ranks, ranks_from_environment
 from triagekit.training.run_folder import RunFolder
 from triagekit.training.settings import TrainSettings
 from triagekit.training.stopping import StopRequest, TrainingInterrupted
+from triagekit.training.tracking import check_trackers, start_trackers
 
 if TYPE_CHECKING:
     from triagekit.data.dataset import ProcessedDataset
@@ -66,7 +67,7 @@ def train(settings: TrainSettings, progress: Progress | None = None, notes: Note
             folder.stopped.unlink(missing_ok=True)
         effective = effective_settings(settings, ranks)
         dataset = ProcessedDataset.open(settings.data)
-        _check(effective, dataset)
+        check_input(effective, dataset)
         try:
             _run(effective, folder, dataset, ranks, stop, bar, tell)
         except TrainingInterrupted as interruption:
@@ -89,13 +90,14 @@ def effective_settings(settings: TrainSettings, ranks: Ranks) -> TrainSettings:
     return settings.model_copy(update={"batch": settings.batch.model_copy(update={"micro": micro})})
 
 
-def _check(settings: TrainSettings, dataset: ProcessedDataset) -> None:
+def check_input(settings: TrainSettings, dataset: ProcessedDataset) -> None:
     """What can be refused before anything heavy is loaded."""
     from triagekit.modeling.base import resolve_base
     from triagekit.training.label_choices import check_label_choices
 
     check_label_choices(settings, dataset.schema)
     resolve_base(settings.base)
+    check_trackers(settings)
 
 
 def _run(
@@ -113,6 +115,7 @@ def _run(
     from triagekit.training import environment
     from triagekit.training.checkpoints import checkpoint_path, newest_usable
     from triagekit.training.finish import finish_run
+    from triagekit.training.first_step import look_at_first_step
     from triagekit.training.metrics_log import MetricsLog
     from triagekit.training.prepare import prepare_run
     from triagekit.training.resume import best_step, continue_at, describe_move, has_reached_its_end
@@ -132,12 +135,18 @@ def _run(
         notes(f"Going on from step {step} of {steps}." + describe_move(checkpoint, ranks))
     if ranks.main:
         trainer.metrics_log = MetricsLog(folder, step)
+    warnings = look_at_first_step(run)
+    if ranks.main:
+        write_json(folder.plan, run.plan)
+    if warnings and not step:
+        notes(warnings)
     try:
         if checkpoint is not None and has_reached_its_end(checkpoint, settings, steps):
             trainer.take_state_of(checkpoint)
         else:
             if number := stop.agree(group):
                 raise TrainingInterrupted(number, step, steps)
+            start_trackers(trainer, folder)
             with memory_advice(settings):
                 stop.in_loop = True
                 trainer.measured.begin_session()

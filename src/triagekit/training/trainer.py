@@ -23,6 +23,7 @@ from triagekit.training import checkpoint_state, zero
 from triagekit.training.batches import StepBatches, TrainingRows
 from triagekit.training.checkpoints import checkpoint_path, rotate, write_checkpoint
 from triagekit.training.collator import Batch
+from triagekit.training.field_metrics import FieldMetrics
 from triagekit.training.lora_plus import raise_rate_of_b
 from triagekit.training.loss import compute_losses_in_forward, give_back_forward, normaliser, token_losses
 from triagekit.training.measurements import Measurements
@@ -35,6 +36,11 @@ from triagekit.training.resume import TRAINER_STATE
 from triagekit.training.sampler import EpochSampler
 from triagekit.training.settings import TrainSettings
 from triagekit.training.stopping import stops_early
+from triagekit.training.tracking import figures_to_send
+from triagekit.training.validation import validation_figures
+
+COMPUTATION = ("computed_tokens_share", "padding_share", "peak_memory_bytes")
+"""Figures of a training line that say how it was computed."""
 
 
 class TriageTrainer(SFTTrainer):
@@ -43,7 +49,7 @@ class TriageTrainer(SFTTrainer):
     - Rows: each optimizer step takes the same ones however many processes share them.
     - Loss: cross entropy summed over the trained tokens, divided by their number (or class weights) in the whole
       effective batch, over all accumulation steps and processes.
-    - `evaluate`: mean over all trained tokens of the validation rows; no logits are kept.
+    - `evaluate`: mean over all trained tokens of the validation rows, and by field; no logits are kept.
     - Checkpoints: complete or absent, without pickle, enough to go on bit for bit, on other numbers of processes too.
     """
 
@@ -64,6 +70,7 @@ class TriageTrainer(SFTTrainer):
         objective: Objective,
         callbacks: Sequence[Any],
         group: ProcessGroup | None = None,
+        field_metrics: FieldMetrics | None = None,
         notes: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.settings = settings
@@ -73,6 +80,8 @@ class TriageTrainer(SFTTrainer):
         self.optimizer_names: list[list[str]] = []
         self.is_sharded = False
         self._notes = notes
+        self._field_metrics = field_metrics
+        self.train_columns = train_columns
         self._rows = TrainingRows(train_columns)
         self._eval_batches = eval_batches
         self._root = Path(str(arguments.output_dir))
@@ -163,27 +172,19 @@ class TriageTrainer(SFTTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Mean negative log-likelihood (unweighted, nats a token) and accuracy over all trained validation tokens."""
+        """Loss and accuracies on the validation rows (`validation_figures`); no logits are kept."""
         model = self.model_wrapped
         model.eval()
-        sums = torch.zeros(3, dtype=torch.float64)
-        ranks = self.group.ranks
-        batches = self._eval_batches[ranks.rank :: ranks.size]
-        # Sharded weights are brought together in every forward, so all processes need the same number of them.
-        spare = -(-len(self._eval_batches) // ranks.size) - len(batches)
-        with torch.no_grad(), self._computation_type():
-            for number, batch in enumerate([*batches, *self._eval_batches[:1] * spare]):
-                losses = token_losses(model, self._prepare_inputs(dict(batch)))
-                likelihood = losses.negative_log_likelihood
-                if number < len(batches):
-                    sums += torch.tensor(
-                        [likelihood.double().sum().item(), losses.correct.sum().item(), likelihood.numel()],
-                        dtype=torch.float64,
-                    )
+        with self._computation_type():
+            figures = validation_figures(
+                self._eval_batches,
+                lambda batch: token_losses(model, self._prepare_inputs(dict(batch))),
+                self.group,
+                self._field_metrics,
+            )
         model.train()
-        total, correct, count = self.group.reduce(sums.tolist())
-        figures = {f"{metric_key_prefix}_loss": total / count, f"{metric_key_prefix}_token_accuracy": correct / count}
-        self._write({"split": "val", "loss": total / count, "token_accuracy": correct / count})
+        self._write({"split": "val", **figures})
+        figures = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         self.state.log_history.append({"step": self.state.global_step, **figures})
         # A forward of the last batches is no training time.
         self.measured.restart_clock()
@@ -211,7 +212,7 @@ class TriageTrainer(SFTTrainer):
             "learning_rate": logs["learning_rate"],
             # Not finite in a step that float16's loss scaling skipped.
             "gradient_norm": norm if math.isfinite(norm) else None,
-            "tokens_per_second": figures["tokens_per_second"],
+            **{name: figures[name] for name in ("tokens_per_second", *COMPUTATION)},
         }
         self._write(line)
         self.last_line = line
@@ -223,6 +224,8 @@ class TriageTrainer(SFTTrainer):
                 "epoch": round(self.row_sampler.epoch_after(self.state.global_step), 4),
             }
             self.metrics_log.write({**place, **line})
+        if self.settings.report_to and self.group.main:
+            self.callback_handler.on_log(self.args, self.state, self.control, figures_to_send(line))
 
     # --- checkpoints ------------------------------------------------------------------------------------------------
 

@@ -60,7 +60,9 @@ def run(options: argparse.Namespace) -> int:
     report = _report(result, options)
     if options.json:
         runs = [str(folder) for folder in result.runs]
-        print_json({"report": str(report), "runs": runs, "learning_rates": [_row(c) for c in result.choices]})
+        print_json(
+            {"report": str(report), "runs": runs, "learning_rates": [choice.to_json() for choice in result.choices]}
+        )
         return 0
     if result.choices:
         rows = [(choice.method, _tried(choice), f"{choice.chosen:g}") for choice in result.choices]
@@ -127,10 +129,6 @@ def _tried(choice: RateChoice) -> str:
     return ", ".join(
         f"{rate:g}: {'open' if loss is None else f'{loss:.4f}'}" for rate, loss in choice.val_losses.items()
     )
-
-
-def _row(choice: RateChoice) -> dict[str, object]:
-    return {"method": choice.method, "val_losses": choice.val_losses, "chosen": choice.chosen}
 
 
 def _say(text: str) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SIGNAL_EXIT = 128
 FAILED = 1
+FIELDS_SHOWN = 8
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +23,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Example: triage train lora data=data/processed/demo seed=1\n"
         "         triage train my.yaml optimizer.learning_rate=1e-3 adapter.r=32 --name wide\n"
         "         triage train my.yaml --rung 2xA100      (see them all: triage plan my.yaml)\n"
-        "         triage train my.yaml --find-lr          (which learning rate to take)\n\n"
+        "         triage train my.yaml --find-lr          (which learning rate to take)\n"
+        "         triage train my.yaml --dry-run          (what it would do, and what is strange about it)\n\n"
         "Stopped or killed? The same command goes on from the newest complete checkpoint.\n"
         "Exit codes: 0 finished, 2 something to mend, 130 / 143 / 140 stopped by Ctrl-C / SIGTERM / SIGUSR2 with a\n"
         "checkpoint, 1 anything else."
@@ -41,7 +43,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="STEPS",
         help="no training: a test of learning rates (100 steps unless STEPS is given), with a plot in the run folder",
     )
-    parser.add_argument("--json", action="store_true", help="print the run's summary as JSON")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="write nothing: the plan, one row as the model reads it, what is trained, the loss at the start, warnings",
+    )
+    parser.add_argument("--json", action="store_true", help="print the run's summary, or the dry run, as JSON")
     parser.set_defaults(run=run)
 
 
@@ -58,6 +65,10 @@ def run(options: argparse.Namespace) -> int:
     from triagekit.training.train import load_train_settings
 
     overrides = [*options.overrides, f"hardware.rung={options.rung}"] if options.rung else options.overrides
+    if options.dry_run:
+        from triagekit.cli.dry_run import print_dry_run
+
+        return print_dry_run(load_train_settings(options.config, overrides, options.name), options.json, _say)
     if has_launcher():
         return _report(options, overrides)
     try:
@@ -90,11 +101,14 @@ def run(options: argparse.Namespace) -> int:
         ("steps", f"{summary['steps']} of {summary['steps_planned']}" + _early(summary["stopped_early"])),
         ("best on val", f"{best['metric']} {best['value']:.4f} at step {best['step']}" if best else "not measured"),
         ("token accuracy on val", _share(summary["token_accuracy_val"])),
+        *_value_accuracy(summary.get("value_accuracy_val") or {}),
         ("time", f"{summary['seconds']:.1f} s, {summary['rows_per_second']} rows/s"),
         ("peak memory", f"{summary['peak_memory_bytes'] / 2**20:,.0f} MiB"),
         ("adapter", folder.adapter),
     ]
     print_table(f"Run {folder.folder}", ["", ""], rows)
+    if summary.get("value_accuracy_val"):
+        print("* each value predicted behind the true record before it; `triage evaluate` lets the model write alone.")
     return 0
 
 
@@ -144,3 +158,10 @@ def _early(stopped: bool) -> str:
 
 def _share(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.2%}"
+
+
+def _value_accuracy(shares: dict[str, float]) -> list[tuple[str, str]]:
+    """A line of the closing table, if it stays one."""
+    if not 0 < len(shares) <= FIELDS_SHOWN:
+        return []
+    return [("values right on val*", ", ".join(f"{name} {share:.1%}" for name, share in shares.items()))]
