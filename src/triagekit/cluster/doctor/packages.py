@@ -38,6 +38,7 @@ EXTRAS = {
     "compare": "the report",
     "cluster": "the launchers in jobs/",
     "deepspeed": "the ZeRO rungs",
+    "export": "merged models, GGUF",
 }
 
 
