@@ -76,6 +76,7 @@ def finish(process):
     return process.returncode, [line for line in errors.splitlines() if line.startswith("triage:")], errors
 
 
+@pytest.mark.long
 def test_a_stopped_run_of_two_processes_goes_on_with_one(place):
     words = ["--name", "a $$ b", "class_weights={category: {Hardware: 2.0}}", "max_steps=300"]
     folder = RunFolder(place / "runs" / "a $$ b")

@@ -116,6 +116,7 @@ def body_of(texts: list[str]) -> bytes:
     return json.dumps({"tickets": [{"id": number, "text": text} for number, text in enumerate(texts)]}).encode()
 
 
+@pytest.mark.long
 def test_every_good_request_among_hostile_ones_gets_the_records_of_predict(process, predicted) -> None:
     texts = list(predicted)
     assert len({json.dumps(item["record"]) for item in predicted.values()}) > 5
@@ -144,6 +145,7 @@ def test_every_good_request_among_hostile_ones_gets_the_records_of_predict(proce
     assert process.metric("triagekit_batch_tickets_count") < process.metric("triagekit_batch_tickets_sum")
 
 
+@pytest.mark.long
 def test_sigterm_under_load_answers_what_is_queued_and_ends_with_0(process, predicted) -> None:
     texts = list(predicted)[:12]
 

@@ -184,7 +184,9 @@ LAUNCHERS = {
 }
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", "cpu_zero2", pytest.param("cpu_ddp", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "launcher", ["torchrun", *(pytest.param(name, marks=pytest.mark.long) for name in ("cpu_zero2", "cpu_ddp"))]
+)
 def test_other_peoples_launchers_start_the_same_run(make, one, tmp_path, checkout, launcher):
     settings = make(f"by-{launcher}")
     config = tmp_path / "mine.yaml"
