@@ -2,60 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
+
+from triagekit.modeling.forward import causal_model, final_logits, project_to_logits
 
 if TYPE_CHECKING:
-    from triagekit.scoring.grammar import RecordGrammar, RecordWalk
+    from triagekit.scoring.grammar_tables import GrammarTables
+    from triagekit.scoring.record_states import RecordStates
 
-_NO_TOKEN = -1
+LISTED_AT_MOST = 0.5
+"""Share of the vocabulary up to which the tokens of fixed values get an output head of their own."""
 
 
 class Chooser:
-    """Holds the grammar's free-text costs as a tensor on the model's device."""
+    """Projects hidden states to logits, and takes the most probable token that is allowed.
 
-    def __init__(self, grammar: RecordGrammar, device: torch.device) -> None:
-        self._device = device
-        automaton = grammar.automaton
-        self._cost = None if automaton is None else torch.from_numpy(automaton.cost.astype("int32")).to(device)
+    Most choices are among a few tokens of the schema's values. For them only these rows of the output head are computed:
+    with a vocabulary of 150,000 tokens that is the larger part of a small model's work.
+    """
 
-    def choose(self, walks: Sequence[RecordWalk], logits: torch.Tensor) -> tuple[list[int], list[float]]:
-        """The most probable allowed token of each row, and the logarithm of its share among the allowed ones.
+    def __init__(self, model: nn.Module, tables: GrammarTables) -> None:
+        self._model = model
+        self._tables = tables
+        head = causal_model(model).get_output_embeddings()
+        self._weight: torch.Tensor | None = None
+        self._bias: torch.Tensor | None = None
+        if type(head) is nn.Linear and len(tables.listed_tokens) <= LISTED_AT_MOST * head.weight.shape[0]:
+            self._weight = head.weight.detach()[tables.listed_tokens].contiguous()
+            self._bias = None if head.bias is None else head.bias.detach()[tables.listed_tokens]
 
-        `logits` [rows, vocabulary]. The lowest id wins among equals, as in the reference decoder.
+    def advance(self, states: RecordStates, rows: torch.Tensor, hidden: torch.Tensor) -> None:
+        """Choose in these rows of `states` by their hidden states [rows, H], and take what was chosen.
+
+        The lowest id wins among equals, as in the reference decoder.
         """
-        logits = logits.float()
-        tokens = torch.empty(len(walks), dtype=torch.long, device=self._device)
-        shares = torch.empty(len(walks), dtype=torch.float32, device=self._device)
-        in_text = [row for row, walk in enumerate(walks) if walk.text is not None]
-        listed = [row for row, walk in enumerate(walks) if walk.text is None]
-        for rows, choose in ((in_text, self._choose_text), (listed, self._choose_listed)):
-            if rows:
-                index = torch.tensor(rows, device=self._device)
-                tokens[index], shares[index] = choose([walks[row] for row in rows], logits[index])
-        return tokens.tolist(), shares.tolist()
+        if self._tables.text_cost is None:
+            self._advance_listed(states, rows, hidden)
+            return
+        in_text = states.in_text(rows)
+        for part, advance in ((in_text, self._advance_text), (~in_text, self._advance_listed)):
+            if bool(part.any()):
+                advance(states, rows[part], hidden[part])
 
-    def _choose_text(self, walks: Sequence[RecordWalk], logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        assert self._cost is not None
-        spans = [walk.text for walk in walks]
-        states = torch.tensor([walk.text_state for walk in walks], device=self._device)
-        left = torch.tensor([walk.text_left_capped for walk in walks], dtype=torch.int32, device=self._device)
-        fits = self._cost[states] <= left[:, None]
-        ending = [row for row, walk in enumerate(walks) if walk.may_end_text]
-        if ending:
-            terminators = [span.terminator for row in ending if (span := spans[row]) is not None]
-            fits[torch.tensor(ending, device=self._device), torch.tensor(terminators, device=self._device)] = True
+    def _advance_text(self, states: RecordStates, rows: torch.Tensor, hidden: torch.Tensor) -> None:
+        logits = project_to_logits(self._model, hidden).float()
+        fits = states.text_fits(rows)
         allowed = logits[:, : fits.shape[1]].masked_fill(~fits, -torch.inf)
-        share, token = torch.log_softmax(allowed, dim=-1).max(dim=-1)
-        return token, share
+        best, token = allowed.max(dim=-1)
+        states.take_text(rows, token, best - allowed.logsumexp(dim=-1))
 
-    def _choose_listed(self, walks: Sequence[RecordWalk], logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        lists = [walk.allowed().tolist() for walk in walks]
-        longest = max(map(len, lists))
-        padded = [row + [_NO_TOKEN] * (longest - len(row)) for row in lists]
-        ids = torch.tensor(padded, device=self._device)
-        allowed = logits.gather(1, ids.clamp(min=0)).masked_fill(ids == _NO_TOKEN, -torch.inf)
-        share, place = torch.log_softmax(allowed, dim=-1).max(dim=-1)
-        return ids.gather(1, place[:, None])[:, 0], share
+    def _advance_listed(self, states: RecordStates, rows: torch.Tensor, hidden: torch.Tensor) -> None:
+        tables = self._tables
+        spans, allowed = states.edges(rows, states.width(rows))
+        columns = tables.edge_column[spans]
+        logits = self._listed_logits(hidden).gather(1, columns).masked_fill(~allowed, -torch.inf)
+        best, place = logits.max(dim=-1)
+        states.take_edges(rows, spans.gather(1, place[:, None])[:, 0], best - logits.logsumexp(dim=-1))
+
+    def _listed_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits [rows, listed tokens]."""
+        if self._weight is None:
+            return project_to_logits(self._model, hidden).float()[:, self._tables.listed_tokens]
+        return final_logits(self._model, nn.functional.linear(hidden, self._weight, self._bias)).float()

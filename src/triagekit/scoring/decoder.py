@@ -1,9 +1,10 @@
-"""The batched decoder: shared prompt prefix, forced spans, packed rows; equal to the reference decoder."""
+"""The batched decoder: shared prompt prefix, forced spans, continuous batching; equal to the reference decoder."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,9 +12,12 @@ import torch
 from triagekit.errors import TriageError
 from triagekit.modeling.forward import causal_model, project_to_logits
 from triagekit.scoring.chooser import Chooser
-from triagekit.scoring.grammar import RecordGrammar, RecordWalk
-from triagekit.scoring.packed import PackedCache, packed_attention_of, packed_hidden_states
-from triagekit.scoring.record import DecodedRecord, decoded_record
+from triagekit.scoring.grammar import RecordGrammar
+from triagekit.scoring.grammar_tables import GrammarTables
+from triagekit.scoring.key_value_store import KeyValueStore, PrefixPass, PromptPass, RecordPass
+from triagekit.scoring.prefixed_attention import last_hidden_states, prefixed_attention_of
+from triagekit.scoring.record import DecodedRecord
+from triagekit.scoring.record_states import RecordStates
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,28 +25,49 @@ if TYPE_CHECKING:
     from triagekit.modeling.segments import SegmentTokenizer
 
 DEFAULT_BATCH_SIZE = 64
-_COMPACT_BELOW = 0.75
-"""Rows leave the cache when fewer than this share of them is still being written: copying it for each one costs more."""
+_REFILL_SHARE = 0.25
+"""New rows come in when this share of the slots is free: a prompt pass of a few rows would use the machine badly."""
+_COMPACT_BELOW = 0.5
+"""Slots are given up when no rows wait and fewer than this share of them is busy: copying costs more before."""
 
 
 @dataclass
-class _Row:
-    """One ticket of a batch. `length` tokens are cached, `pending` ones go through the model next."""
+class DecodeCounts:
+    """What a decoder has done so far. Waste is measured where it arises: in attention, the only place with padding."""
 
+    rows: int = 0
+    passes: int = 0
+    tokens: int = 0
+    """Through the model, the prefix left out."""
+    padded_prompt_tokens: int = 0
+    prompt_tokens: int = 0
+    slot_steps: int = 0
+    busy_slot_steps: int = 0
+
+    @property
+    def prompt_padding(self) -> float:
+        """Share of padding in the attention of prompts, 0 to 1."""
+        return 1 - self.prompt_tokens / self.padded_prompt_tokens if self.padded_prompt_tokens else 0.0
+
+    @property
+    def idle_slots(self) -> float:
+        """Share of slots without a row, over all steps, 0 to 1."""
+        return 1 - self.busy_slot_steps / self.slot_steps if self.slot_steps else 0.0
+
+
+@dataclass(frozen=True)
+class _Waiting:
     place: int
-    walk: RecordWalk
-    pending: list[int]
-    length: int
-    ticket_tokens_cut: int
-    tokens: int
-    log_confidence: list[float] = field(default_factory=list)
+    ids: list[int]
+    cut: int
 
 
 class BatchedDecoder:
     """Greedy decoding of many tickets that can only write valid records.
 
     A token that is the only one allowed costs no forward pass of its own: it goes in with the next choice. The keys and
-    values of the prompt's common prefix are computed once per decoder. Not for use from several threads at once.
+    values of the prompt's common prefix are computed once per decoder and copied for no row. A row that is finished gives
+    its slot to one that waits. Not for use from several threads at once.
     """
 
     def __init__(
@@ -55,95 +80,81 @@ class BatchedDecoder:
         """Raises TriageError for a model whose attention cannot be run over packed rows."""
         self.grammar = grammar or RecordGrammar.compile(segments)
         self.batch_size = batch_size
+        self.counts = DecodeCounts()
         self._model = model.eval()
         self._segments = segments
         self._device = causal_model(model).get_input_embeddings().weight.device
-        self._chooser = Chooser(self.grammar, self._device)
-        self._layers = int(causal_model(model).config.get_text_config().num_hidden_layers)
+        self._tables = GrammarTables.of(self.grammar, self._device)
+        self._chooser = Chooser(model, self._tables)
         self._prefix_ids = list(segments.prefix_ids(0))
-        self._prefix: PackedCache | None = None
+        self._prefix: PrefixPass | None = None
+        self._room = record_room(segments, self.grammar)
+        self._opening = self._opening_tokens()
         self._check_model()
 
     @torch.inference_mode()
     def decode(self, texts: Sequence[str]) -> list[DecodedRecord]:
-        """Records of `texts`, in their order. Tickets of like length share a batch, the longest come first."""
+        """Records of `texts`, in their order. The longest tickets come first, so that like stands by like."""
         room = self._segments.ticket_room(0)
         rows = []
         for place, text in enumerate(texts):
             ticket, cut = self._segments.ticket_ids(text, room)
-            rows.append(self._row(place, [*ticket, *self._segments.suffix_ids], cut))
-        rows.sort(key=lambda row: len(row.pending), reverse=True)
+            rows.append(_Waiting(place, [*ticket, *self._segments.suffix_ids, *self._opening], cut))
+        rows.sort(key=lambda row: len(row.ids), reverse=True)
         results: dict[int, DecodedRecord] = {}
-        with packed_attention_of(self._model):
-            for start in range(0, len(rows), self.batch_size):
-                self._decode_batch(rows[start : start + self.batch_size], results)
+        if rows:
+            with prefixed_attention_of(self._model):
+                _Batch(self, rows, results).run()
+        self.counts.rows += len(rows)
         return [results[place] for place in range(len(texts))]
 
-    def _row(self, place: int, own_ids: list[int], cut: int) -> _Row:
-        walk = self.grammar.start()
-        written = [*self.grammar.start_ids, *_forced(walk)]
-        return _Row(
-            place=place,
-            walk=walk,
-            pending=[*own_ids, *written],
-            length=len(self._prefix_ids),
-            ticket_tokens_cut=cut,
-            tokens=len(written),
-            log_confidence=[0.0] * len(self.grammar.schema.fields),
-        )
+    def states(self, slots: int) -> RecordStates:
+        """State of as many records."""
+        return RecordStates(self.grammar, self._tables, slots, self._room, self._device)
 
-    def _decode_batch(self, rows: list[_Row], results: dict[int, DecodedRecord]) -> None:
-        longest = max(row.length + len(row.pending) for row in rows)
-        cache = PackedCache.behind(self._prefix_cache(), len(self._prefix_ids), len(rows), longest + 32)
-        cached = list(rows)
-        active = [row for row in rows if not self._collect(row, results)]
-        while active:
-            if len(active) < _COMPACT_BELOW * len(cached):
-                kept = {id(row) for row in active}
-                cache.keep([number for number, row in enumerate(cached) if id(row) in kept])
-                cached = active
-            states = packed_hidden_states(
-                self._model, [row.pending for row in cached], [row.length for row in cached], cache
-            )
-            tokens, shares = self._chooser.choose([row.walk for row in active], project_to_logits(self._model, states))
-            for row, token, share in zip(active, tokens, shares, strict=True):
-                row.log_confidence[row.walk.field] += share
-                row.length += len(row.pending)
-                row.walk.advance(token)
-                row.pending = [token, *_forced(row.walk)]
-                row.tokens += len(row.pending)
-            active = [row for row in active if not self._collect(row, results)]
+    def advance(self, states: RecordStates, slots: torch.Tensor, prefixed: PromptPass | RecordPass) -> None:
+        """One forward pass, and the choice of each row behind it."""
+        self.counts.passes += 1
+        self.counts.tokens += len(prefixed.ids)
+        self._chooser.advance(states, slots, last_hidden_states(self._model, prefixed))
 
-    def _collect(self, row: _Row, results: dict[int, DecodedRecord]) -> bool:
-        """Put a finished row's record in its place. What is still pending then need not go through the model."""
-        if not row.walk.finished:
-            return False
-        results[row.place] = decoded_record(row.walk, row.log_confidence, row.tokens, row.ticket_tokens_cut)
-        row.pending = []
-        return True
+    def store(self, slots: int) -> KeyValueStore:
+        """Room for the keys and values of as many rows, behind the prefix."""
+        if self._prefix is None and self._prefix_ids:
+            self._prefix = PrefixPass(self._prefix_ids, self._device)
+            last_hidden_states(self._model, self._prefix)
+        return KeyValueStore(self._prefix, slots)
 
-    def _prefix_cache(self) -> PackedCache:
-        if self._prefix is None:
-            self._prefix = PackedCache(self._layers, 1, len(self._prefix_ids))
-            if self._prefix_ids:
-                packed_hidden_states(self._model, [self._prefix_ids], [0], self._prefix)
-        return self._prefix
+    def _opening_tokens(self) -> list[int]:
+        """What every record begins with."""
+        states = self.states(1)
+        states.begin(torch.zeros(1, dtype=torch.long, device=self._device))
+        return [int(token) for token in states.tokens[0, : int(states.count[0])]]
 
     @torch.inference_mode()
     def _check_model(self) -> None:
         """Prove on a few tokens that packed rows give the model's own logits; other kinds of attention are refused."""
         causal = causal_model(self._model)
-        rows = [[1, 2, 3, 4, 5], [6, 7]]
+        prefix, rows = [1, 2, 3], [[4, 5, 6], [7]]
+        whole = [[*prefix, *row, 8] for row in rows]
         own = torch.stack(
-            [causal(input_ids=torch.tensor([row], device=self._device), use_cache=False).logits[0, -1] for row in rows]
+            [causal(input_ids=torch.tensor([row], device=self._device), use_cache=False).logits[0, -1] for row in whole]
         ).float()
-        cache = PackedCache(self._layers, len(rows), 8)
+        slots = torch.arange(len(rows), device=self._device)
+        lengths = torch.tensor([len(row) for row in rows], device=self._device)
+        zeros = torch.zeros_like(lengths)
         try:
-            with packed_attention_of(self._model):
-                packed_hidden_states(self._model, [rows[0][:3], rows[1][:1]], [0, 0], cache)
-                states = packed_hidden_states(self._model, [rows[0][3:], rows[1][1:]], [3, 1], cache)
+            with prefixed_attention_of(self._model):
+                first = PrefixPass(prefix, self._device)
+                last_hidden_states(self._model, first)
+                store = KeyValueStore(first, len(rows))
+                last_hidden_states(self._model, PromptPass(store, slots, rows))
+                tokens = torch.full((len(rows), 1), 8, device=self._device)
+                states = last_hidden_states(
+                    self._model, RecordPass(store, slots, lengths, tokens, zeros, torch.ones_like(zeros))
+                )
                 ours = project_to_logits(self._model, states).float()
-        except (TypeError, AttributeError, RuntimeError) as error:
+        except (TypeError, AttributeError, RuntimeError, KeyError) as error:
             raise TriageError(f"{type(causal).__name__} cannot run over packed rows: {error}") from error
         tolerance = 1e-4 if own.dtype == torch.float32 and causal.dtype == torch.float32 else 5e-2
         difference = float((own - ours).abs().max() / own.abs().max().clamp(min=1e-6))
@@ -154,10 +165,91 @@ class BatchedDecoder:
             )
 
 
-def _forced(walk: RecordWalk) -> list[int]:
-    """Take the tokens that are the only ones allowed, up to the next choice."""
-    taken = []
-    while not walk.finished and (token := walk.forced()) is not None:
-        walk.advance(token)
-        taken.append(token)
-    return taken
+class _Batch:
+    """One call of `decode`: slots that hold rows being written, and rows that wait for one."""
+
+    def __init__(self, decoder: BatchedDecoder, rows: Sequence[_Waiting], results: dict[int, DecodedRecord]) -> None:
+        self._decoder = decoder
+        self._counts = decoder.counts
+        self._waiting = deque(rows)
+        self._results = results
+        self._slots = min(decoder.batch_size, len(rows))
+        self._states = decoder.states(self._slots)
+        self._store = decoder.store(self._slots)
+        self._device = self._states.count.device
+        self._rows: list[_Waiting | None] = [None] * self._slots
+        self._length = torch.zeros(self._slots, dtype=torch.long, device=self._device)
+        self._sent = torch.zeros(self._slots, dtype=torch.long, device=self._device)
+
+    def run(self) -> None:
+        """Until every row has its record."""
+        while True:
+            free = [slot for slot, row in enumerate(self._rows) if row is None]
+            if self._waiting and len(free) >= _REFILL_SHARE * self._slots:
+                self._begin(free[: len(self._waiting)])
+                continue
+            busy = [slot for slot, row in enumerate(self._rows) if row is not None]
+            if not busy:
+                return
+            if not self._waiting and len(busy) < _COMPACT_BELOW * self._slots:
+                self._compact(busy)
+                continue
+            self._go_on(busy)
+
+    def _begin(self, free: list[int]) -> None:
+        """Rows that wait take these slots; their prompts go through the model, and the first choice is made."""
+        rows = [self._waiting.popleft() for _ in free]
+        slots = torch.tensor(free, device=self._device)
+        self._states.begin(slots)
+        for slot, row in zip(free, rows, strict=True):
+            self._rows[slot] = row
+        lengths = [len(row.ids) for row in rows]
+        self._length[slots] = torch.tensor(lengths, device=self._device)
+        self._sent[slots] = self._states.count[slots]
+        if self._collect(free):
+            return  # nothing to choose in any record of this schema
+        prefixed = PromptPass(self._store, slots, [row.ids for row in rows])
+        self._counts.prompt_tokens += sum(lengths)
+        self._counts.padded_prompt_tokens += prefixed.padded_tokens
+        self._decoder.advance(self._states, slots, prefixed)
+        self._collect(free)
+
+    def _go_on(self, busy: list[int]) -> None:
+        """What each row has emitted goes through the model, and its next choice is made."""
+        slots = torch.arange(self._slots, device=self._device) if len(busy) == self._slots else None
+        slots = torch.tensor(busy, device=self._device) if slots is None else slots
+        sent, count = self._sent[slots], self._states.count[slots]
+        prefixed = RecordPass(self._store, slots, self._length[slots], self._states.tokens[slots], sent, count)
+        self._counts.slot_steps += self._slots
+        self._counts.busy_slot_steps += len(busy)
+        self._length[slots] += count - sent
+        self._sent[slots] = count
+        self._decoder.advance(self._states, slots, prefixed)
+        self._collect(busy)
+
+    def _collect(self, slots: list[int]) -> bool:
+        """Take finished records out of their slots; whether all of these were finished."""
+        index = torch.tensor(slots, device=self._device)
+        finished = self._states.finished(index)
+        done = [slot for slot, ended in zip(slots, finished, strict=True) if ended]
+        if done:
+            rows = [row for slot in done if (row := self._rows[slot]) is not None]
+            records = self._states.results(torch.tensor(done, device=self._device), [row.cut for row in rows])
+            for slot, row, record in zip(done, rows, records, strict=True):
+                self._results[row.place] = record
+                self._rows[slot] = None
+        return len(done) == len(slots)
+
+    def _compact(self, busy: list[int]) -> None:
+        index = torch.tensor(busy, device=self._device)
+        self._store.keep(index)
+        self._states.keep(index)
+        self._length, self._sent = self._length[index], self._sent[index]
+        self._rows = [self._rows[slot] for slot in busy]
+        self._slots = len(busy)
+
+
+def record_room(segments: SegmentTokenizer, grammar: RecordGrammar) -> int:
+    """Tokens that the longest record can have: text of which every byte is a token, behind an escape each."""
+    text = sum(4 * span.limit + 1 for span in grammar.texts)
+    return segments.record_reserve + text

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from triagekit.schema.canonical import canonical_json
 
 if TYPE_CHECKING:
-    from triagekit.scoring.grammar import RecordWalk
+    from triagekit.schema.schema import Schema
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,9 @@ class DecodedRecord:
 
 
 def decoded_record(
-    walk: RecordWalk, log_confidence: Sequence[float], tokens: int, ticket_tokens_cut: int
+    schema: Schema, record: dict[str, Any], log_confidence: Sequence[float], tokens: int, ticket_tokens_cut: int
 ) -> DecodedRecord:
-    """The record of a finished walk. `log_confidence`: natural logarithm per schema field, in order."""
-    schema = walk.grammar.schema
-    record = walk.record()
+    """The finished record with its text. `log_confidence`: natural logarithm per schema field, in order."""
     confidence = {
         field.name: min(1.0, math.exp(value)) for field, value in zip(schema.fields, log_confidence, strict=True)
     }

@@ -44,4 +44,4 @@ class ReferenceDecoder:
             token = int(allowed[best])
             walk.advance(token)
             written.append(token)
-        return decoded_record(walk, log_confidence, len(written), cut)
+        return decoded_record(self._grammar.schema, walk.record(), log_confidence, len(written), cut)

@@ -1,0 +1,265 @@
+"""Keys and values of the prefix, once, and of each slot's own tokens; and the three kinds of pass that fill them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+
+import torch
+
+from triagekit.scoring.prefixed_attention import (
+    attend_to_keys,
+    attend_to_window,
+    bias_of,
+    causal_attention,
+    merged,
+    seen_slots,
+)
+
+_GROWTH = 64
+
+
+class KeyValueStore:
+    """Per layer the prefix's keys and values [1, K, P, D], and those of the slots' own tokens [slots, K, capacity, D].
+
+    Memory a slot is that of its own tokens; it grows in steps of 64 tokens.
+    """
+
+    def __init__(self, prefix: PrefixPass | None, slots: int) -> None:
+        """`prefix` after its forward pass; None where there is no prefix."""
+        self.prefix = prefix.layers if prefix is not None else {}
+        self.prefix_length = len(prefix.ids) if prefix is not None else 0
+        self.slots = slots
+        self.capacity = 0
+        self.own: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def reserve(self, length: int) -> None:
+        """Make room for `length` own tokens a slot."""
+        if length <= self.capacity:
+            return
+        self.capacity = -(-length // _GROWTH) * _GROWTH
+        for layer, pair in self.own.items():
+            self.own[layer] = (self._grown(pair[0]), self._grown(pair[1]))
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Drop every slot but these, in this order."""
+        self.slots = len(rows)
+        for layer, (keys, values) in self.own.items():
+            self.own[layer] = (keys.index_select(0, rows), values.index_select(0, rows))
+
+    def write(
+        self, layer: int, key: torch.Tensor, value: torch.Tensor, slots: torch.Tensor, places: torch.Tensor
+    ) -> None:
+        """Store new keys and values [K, T, D] at their slots and places."""
+        if layer not in self.own:
+            # Zeros: a masked place has weight 0, and 0 times what lies in fresh memory may be NaN.
+            shape = (self.slots, key.shape[0], self.capacity, key.shape[2])
+            self.own[layer] = (key.new_zeros(shape), value.new_zeros((*shape[:3], value.shape[2])))
+        keys, values = self.own[layer]
+        keys[slots, :, places] = key.transpose(0, 1)
+        values[slots, :, places] = value.transpose(0, 1)
+
+    def with_prefix(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        positions: torch.Tensor,
+        own: tuple[torch.Tensor, torch.Tensor],
+        scale: float,
+        window: int | None,
+    ) -> torch.Tensor:
+        """Merge attention to own tokens (output [T, H, D], log-sum-exp [T, H]) with that of `query` [H, T, D] to the prefix."""
+        if not self.prefix_length:
+            return own[0]
+        keys, values = self.prefix[layer]
+        if window is None:
+            output, sums = attend_to_keys(query[None], keys, values, scale)
+        else:
+            seen = seen_slots(positions[None], torch.arange(self.prefix_length, device=query.device), window)
+            output, sums = attend_to_window(query[None], keys, values, scale, seen)
+        return merged(own, (output[0].transpose(0, 1), sums[0].transpose(0, 1)))
+
+    def _grown(self, source: torch.Tensor) -> torch.Tensor:
+        result = source.new_zeros(*source.shape[:2], self.capacity, source.shape[3])
+        result[:, :, : source.shape[2]] = source
+        return result
+
+
+class PrefixPass:
+    """The prefix by itself; `layers` holds its keys and values afterwards."""
+
+    def __init__(self, ids: Sequence[int], device: torch.device) -> None:
+        self.ids = torch.tensor(list(ids), device=device)
+        self.positions = torch.arange(len(ids), device=device)
+        self.last = self.positions[-1:]
+        self.layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def store(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """See Pass."""
+        self.layers[layer] = (key[None].contiguous(), value[None].contiguous())
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int | None
+    ) -> torch.Tensor:
+        """See Pass."""
+        self.store(layer, key, value)
+        window = _in_force(window, len(self.ids))
+        return causal_attention(query[None], key[None], value[None], scale, window)[0][0].transpose(0, 1)
+
+    def last_tokens(self) -> PrefixEnd:
+        """See Pass."""
+        return PrefixEnd(self)
+
+
+class PrefixEnd:
+    """The prefix's last token, looking back at the whole of it."""
+
+    def __init__(self, prefix: PrefixPass) -> None:
+        self._prefix = prefix
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int | None
+    ) -> torch.Tensor:
+        """See Attending. Nobody asks what follows the prefix alone, so a window is not looked at."""
+        return attend_to_keys(query[None], *self._prefix.layers[layer], scale)[0][0].transpose(0, 1)
+
+
+class PromptPass:
+    """Rows that begin: their own prompt tokens, of like length because they are padded to the longest in attention."""
+
+    def __init__(self, store: KeyValueStore, slots: torch.Tensor, rows: Sequence[Sequence[int]]) -> None:
+        """`rows[r]` are the own tokens of slot `slots[r]`."""
+        device = slots.device
+        lengths = [len(row) for row in rows]
+        self._store, self._batch, self._width = store, len(rows), max(lengths)
+        store.reserve(self._width)
+        self.ids = torch.tensor(list(chain.from_iterable(rows)), device=device)
+        self._rows = torch.tensor([row for row, length in enumerate(lengths) for _ in range(length)], device=device)
+        self._places = torch.tensor([place for length in lengths for place in range(length)], device=device)
+        self._row_slots = slots
+        self._slots = slots[self._rows]
+        self.positions = self._places + store.prefix_length
+        self._lengths = torch.tensor(lengths, device=device)
+        self.last = self._lengths.cumsum(0) - 1
+        self.padded_tokens = self._batch * self._width
+
+    def store(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """See Pass."""
+        self._store.write(layer, key, value, self._slots, self._places)
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int | None
+    ) -> torch.Tensor:
+        """See Pass."""
+        self.store(layer, key, value)
+        window = _in_force(window, self._store.prefix_length + self._width)
+        output, sums = causal_attention(self._spread(query), self._spread(key), self._spread(value), scale, window)
+        own = (output.transpose(1, 2)[self._rows, self._places], sums.transpose(1, 2)[self._rows, self._places])
+        return self._store.with_prefix(layer, query, self.positions, own, scale, window)
+
+    def last_tokens(self) -> LastTokens:
+        """See Pass."""
+        every = self._batch == self._store.slots
+        places = self._lengths - 1
+        return LastTokens(self._store, None if every else self._row_slots, self.positions[self.last], places)
+
+    def _spread(self, packed: torch.Tensor) -> torch.Tensor:
+        """[heads, T, D] to [rows, heads, width, D], zeros behind each row."""
+        spread = packed.new_zeros(self._batch, self._width, packed.shape[0], packed.shape[2])
+        spread[self._rows, self._places] = packed.transpose(0, 1)
+        return spread.transpose(1, 2)
+
+
+class RecordPass:
+    """Rows that go on: what each has emitted since its last pass, behind what its slot holds."""
+
+    def __init__(
+        self,
+        store: KeyValueStore,
+        slots: torch.Tensor,
+        lengths: torch.Tensor,
+        tokens: torch.Tensor,
+        sent: torch.Tensor,
+        count: torch.Tensor,
+    ) -> None:
+        """For the rows in `slots`: `lengths` tokens are stored; `tokens[r, sent[r]:count[r]]` are new, at least one."""
+        device = slots.device
+        new = count - sent
+        self._store = store
+        rows = torch.repeat_interleave(torch.arange(len(slots), device=device), new)
+        self.last = new.cumsum(0) - 1
+        self._columns = torch.arange(len(rows), device=device) - (self.last + 1 - new)[rows]
+        self.ids = tokens[rows, sent[rows] + self._columns]
+        self._places = lengths[rows] + self._columns
+        self._row_slots, self._last_places = slots, lengths + new - 1
+        self._slots = slots[rows]
+        self.positions = self._places + store.prefix_length
+        self._width, self._longest = int(new.max()), int((lengths + new).max())
+        store.reserve(self._longest)
+        # A slot that rests, and a column without a token, see the first place: its result is not looked at.
+        self._query_places = torch.zeros(store.slots, self._width, dtype=torch.long, device=device)
+        self._query_places[self._slots, self._columns] = self._places
+        self._biases: dict[tuple[int | None, int], torch.Tensor] = {}
+
+    def store(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """See Pass."""
+        self._store.write(layer, key, value, self._slots, self._places)
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int | None
+    ) -> torch.Tensor:
+        """See Pass."""
+        self.store(layer, key, value)
+        keys, values = self._store.own[layer]
+        window = _in_force(window, self._store.prefix_length + self._longest)
+        queries = query.new_zeros(self._store.slots, self._width, query.shape[0], query.shape[2])
+        queries[self._slots, self._columns] = query.transpose(0, 1)
+        bias = self._bias(window, query.shape[0] // key.shape[0], query.dtype)
+        output, sums = attend_to_keys(
+            queries.transpose(1, 2), keys[:, :, : self._longest], values[:, :, : self._longest], scale, bias
+        )
+        own = (output[self._slots, :, self._columns], sums[self._slots, :, self._columns])
+        return self._store.with_prefix(layer, query, self.positions, own, scale, window)
+
+    def last_tokens(self) -> LastTokens:
+        """See Pass."""
+        every = len(self._row_slots) == self._store.slots
+        return LastTokens(self._store, None if every else self._row_slots, self.positions[self.last], self._last_places)
+
+    def _bias(self, window: int | None, shared: int, dtype: torch.dtype) -> torch.Tensor:
+        """The same for all layers with this window."""
+        if (window, shared) not in self._biases:
+            places = torch.arange(self._longest, device=self._query_places.device)
+            self._biases[window, shared] = bias_of(seen_slots(self._query_places, places, window), shared, dtype)
+        return self._biases[window, shared]
+
+
+class LastTokens:
+    """One token a row, which is stored already, looking back at the prefix and at its own row."""
+
+    def __init__(
+        self, store: KeyValueStore, slots: torch.Tensor | None, positions: torch.Tensor, places: torch.Tensor
+    ) -> None:
+        """`slots` None: the rows are all slots, in order. `positions` [rows] in the whole sequence, `places` among own tokens."""
+        self._store, self._slots = store, slots
+        self._positions, self._places = positions, places
+        self._longest = int(places.max()) + 1
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int | None
+    ) -> torch.Tensor:
+        """See Attending. New keys and values are those that are stored."""
+        keys, values = (part[:, :, : self._longest] for part in self._store.own[layer])
+        if self._slots is not None:
+            keys, values = keys.index_select(0, self._slots), values.index_select(0, self._slots)
+        window = _in_force(window, self._store.prefix_length + self._longest)
+        places = torch.arange(self._longest, device=query.device)
+        seen = seen_slots(self._places[:, None], places, window)
+        bias = bias_of(seen, query.shape[0] // key.shape[0], query.dtype)
+        output, sums = attend_to_keys(query.transpose(0, 1)[:, :, None], keys, values, scale, bias)
+        return self._store.with_prefix(layer, query, self._positions, (output[:, :, 0], sums[:, :, 0]), scale, window)
+
+
+def _in_force(window: int | None, longest: int) -> int | None:
+    """The sliding window, where a sequence of `longest` tokens is long enough to feel it."""
+    return window if window is not None and window < longest else None
