@@ -11,8 +11,10 @@ from scoring_helpers import SCHEMAS, TICKETS, many_tickets, segments_for
 
 from triagekit.errors import TriageError
 from triagekit.schema import validate_record
+from triagekit.schema.subset import select_fields
 from triagekit.scoring.decoder import BatchedDecoder
 from triagekit.scoring.free import generate_free
+from triagekit.scoring.grammar import RecordGrammar
 from triagekit.scoring.record import DecodedRecord
 from triagekit.scoring.reference import ReferenceDecoder
 
@@ -154,6 +156,34 @@ def test_sliding_windows_are_honoured(byte_tokenizer: Any) -> None:
     assert_equal(found, [ReferenceDecoder(model, segments).decode_one(text) for text in TICKETS])
 
 
+@pytest.mark.parametrize("family", ["Llama", "Qwen3", "Gemma3Text", "Olmo2", "Phi3"])
+def test_architectures_of_the_hubs(byte_tokenizer: Any, family: str) -> None:
+    """Grouped heads, norms of queries, windows in some layers only, layers that norm after they attend, fused products."""
+    import transformers
+
+    torch.manual_seed(4)
+    name = family.removesuffix("Text")
+    extra: dict[str, Any] = {"sliding_window": 24} if name == "Gemma3" else {}
+    if name in {"Qwen3", "Gemma3"}:
+        extra["head_dim"] = 8
+    config = getattr(transformers, f"{name}TextConfig" if name == "Gemma3" else f"{name}Config")(
+        vocab_size=len(byte_tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=4 if name == "Llama" else 2,
+        initializer_range=0.3,
+        pad_token_id=0,
+        **extra,
+    )
+    model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    segments = segments_for(byte_tokenizer, SCHEMAS["labels"])
+    found = BatchedDecoder(model, segments, batch_size=4).decode(TICKETS)
+    assert_equal(found, [ReferenceDecoder(model, segments).decode_one(text) for text in TICKETS])
+    assert len({round(item.confidence["risk"], 3) for item in found}) > 1
+
+
 def test_a_model_with_another_kind_of_attention_is_refused(byte_tokenizer: Any) -> None:
     from transformers import MambaConfig, MambaForCausalLM
 
@@ -173,3 +203,21 @@ def test_equal_to_the_reference_on_many_tickets(
     texts = many_tickets(count)
     reference = ReferenceDecoder(model, segments)
     assert_equal(BatchedDecoder(model, segments).decode(texts), [reference.decode_one(text) for text in texts])
+
+
+def test_some_fields_only(tiny_model_folder: Path, byte_tokenizer: Any) -> None:
+    """Fields that are left out cost nothing, and what is written is what the reference writes for those fields."""
+    segments = segments_for(byte_tokenizer, SCHEMAS["desk"])
+    schema = select_fields(segments.schema, ["labels"])
+    assert schema.field_names == ("category", "subcategory", "priority")
+    model = sharp_model(tiny_model_folder)
+    grammar = RecordGrammar.compile(segments, schema)
+    decoder = BatchedDecoder(model, segments, grammar=grammar)
+    found = decoder.decode(TICKETS)
+    reference = ReferenceDecoder(model, segments, grammar)
+    assert_equal(found, [reference.decode_one(text) for text in TICKETS])
+    assert all(validate_record(schema, item.record) == [] for item in found)
+    assert decoder.counts.passes < 20, "one pass a choice, and none for free text"
+    with pytest.raises(TriageError, match="Did you mean 'priority'") as unknown:
+        select_fields(segments.schema, ["prioritty", "subcategory"])
+    assert "depend on 'category'" in str(unknown.value)

@@ -65,14 +65,14 @@ class RecordGrammar:
     vocabulary: tuple[bytes | None, ...] = field(repr=False)
 
     @staticmethod
-    def compile(segments: SegmentTokenizer) -> RecordGrammar:
-        """Compile the schema of `segments` over its tokenizer.
+    def compile(segments: SegmentTokenizer, schema: Schema | None = None) -> RecordGrammar:
+        """Compile the schema of `segments`, or `schema` (fewer of its fields), over its tokenizer.
 
         Raises TriageError where the tokenizer cannot tell two values apart, or cannot write text.
         """
         from triagekit.scoring.grammar_builder import build_grammar
 
-        return build_grammar(segments)
+        return build_grammar(segments, schema or segments.schema)
 
     def start(self) -> RecordWalk:
         """A walk that stands after the first skeleton, `start_ids`."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from triagekit.modeling.segments import SegmentTokenizer
+    from triagekit.schema.schema import Schema
 
 NO_CONDITION = -1
 
@@ -38,15 +39,15 @@ class _Node:
     edges: dict[int, _Edge] = dataclasses.field(default_factory=dict)
 
 
-def build_grammar(segments: SegmentTokenizer) -> RecordGrammar:
+def build_grammar(segments: SegmentTokenizer, schema: Schema) -> RecordGrammar:
     """Compile; see RecordGrammar.compile."""
-    return _Builder(segments).build()
+    return _Builder(segments, schema).build()
 
 
 class _Builder:
-    def __init__(self, segments: SegmentTokenizer) -> None:
+    def __init__(self, segments: SegmentTokenizer, schema: Schema) -> None:
         self.segments = segments
-        self.schema = segments.schema
+        self.schema = schema
         self.fields: Sequence[Field] = self.schema.fields
         self.nodes: list[_Node] = [_Node()]  # node 0 is END
         self.texts: list[TextSpan] = []

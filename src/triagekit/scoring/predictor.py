@@ -11,9 +11,11 @@ from triagekit.data.pieces import printable
 from triagekit.errors import TriageError
 from triagekit.schema.fields import TextField
 from triagekit.schema.parse import parse_record
+from triagekit.schema.subset import select_fields
 from triagekit.schema.validate import FieldProblem, Verdict, validate_record, verdict
 from triagekit.scoring.decoder import DEFAULT_BATCH_SIZE, BatchedDecoder
 from triagekit.scoring.free import generate_free
+from triagekit.scoring.grammar import RecordGrammar
 
 if TYPE_CHECKING:
     from triagekit.modeling.adapter_folder import LoadedAdapter
@@ -60,16 +62,24 @@ class Predictor:
         batch_size: int = DEFAULT_BATCH_SIZE,
         auto_threshold: float | None = None,
         constrained: bool = True,
+        fields: Sequence[str] | None = None,
     ) -> None:
         """`auto_threshold`: below it, in any field but free text, an otherwise valid record gets verdict `review`.
 
         `constrained` False lets the model write freely and parses what comes: only to see what the constraint does.
+        `fields`: write these only, in the schema's order ("labels": all but free text); the others are not computed.
+        Raises TriageError for fields that the schema does not have, or that cannot stand without another one.
         """
         self.adapter = adapter
-        self.schema: Schema = adapter.schema
+        self.schema: Schema = adapter.schema if fields is None else select_fields(adapter.schema, fields)
         self.batch_size = batch_size
         self._auto_threshold = auto_threshold
-        self._decoder = BatchedDecoder(adapter.model, adapter.segments, batch_size) if constrained else None
+        self._decoder: BatchedDecoder | None = None
+        if constrained:
+            grammar = RecordGrammar.compile(adapter.segments, self.schema)
+            self._decoder = BatchedDecoder(adapter.model, adapter.segments, batch_size, grammar)
+        elif fields is not None:
+            raise TriageError("Free writing knows no fields: leave `fields` out, or keep the constraint.")
 
     @classmethod
     def from_run(
@@ -82,6 +92,7 @@ class Predictor:
         auto_threshold: float | None = None,
         constrained: bool = True,
         schema: Schema | None = None,
+        fields: Sequence[str] | None = None,
     ) -> Predictor:
         """Load `runs/<name>` or an adapter folder, the adapter folded into its base (one adapter: less work a token).
 
@@ -95,7 +106,7 @@ class Predictor:
 
         folder = adapter_folder(run_or_adapter)
         adapter = load_adapter(folder, base, precision, device, merge=True, schema=schema)
-        return cls(adapter, batch_size, auto_threshold, constrained)
+        return cls(adapter, batch_size, auto_threshold, constrained, fields)
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
         """One prediction a ticket, in order. An empty ticket gets verdict `error`, it is not guessed at."""
