@@ -11,6 +11,7 @@ import torch
 
 from triagekit.errors import TriageError
 from triagekit.modeling.forward import causal_model, project_to_logits
+from triagekit.modeling.int8_linear import Int8Linear
 from triagekit.scoring.chooser import Chooser
 from triagekit.scoring.grammar import RecordGrammar
 from triagekit.scoring.grammar_tables import GrammarTables
@@ -156,7 +157,9 @@ class BatchedDecoder:
                 ours = project_to_logits(self._model, states).float()
         except (TypeError, AttributeError, RuntimeError, KeyError) as error:
             raise TriageError(f"{type(causal).__name__} cannot run over packed rows: {error}") from error
-        tolerance = 1e-4 if own.dtype == torch.float32 and causal.dtype == torch.float32 else 5e-2
+        # Where activations are rounded, a difference in the last place can grow to a step.
+        exact = causal.dtype == torch.float32 and not any(isinstance(part, Int8Linear) for part in causal.modules())
+        tolerance = 1e-4 if exact else 5e-2
         difference = float((own - ours).abs().max() / own.abs().max().clamp(min=1e-6))
         if not difference <= tolerance:
             raise TriageError(

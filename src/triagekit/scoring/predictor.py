@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from triagekit.modeling.adapter_folder import LoadedAdapter
     from triagekit.schema.schema import Schema
 
+INT8 = "int8"
 WHOLE_TICKET = ""
 """Field name of a problem that concerns the ticket as a whole."""
 
@@ -96,16 +97,21 @@ class Predictor:
     ) -> Predictor:
         """Load `runs/<name>` or an adapter folder, the adapter folded into its base (one adapter: less work a token).
 
-        Raises TriageError for a folder without an adapter, and where base, schema or template are not those it was
-        trained with.
+        `precision` auto, fp32, fp16, bf16, or int8 (linear layers in 8-bit integers, on a CPU). Raises TriageError for a
+        folder without an adapter, and where base, schema or template are not those it was trained with.
         """
         from triagekit.modeling.quiet import quiet_libraries
 
         quiet_libraries()
         from triagekit.modeling.adapter_folder import load_adapter
+        from triagekit.modeling.int8_linear import to_int8
 
         folder = adapter_folder(run_or_adapter)
-        adapter = load_adapter(folder, base, precision, device, merge=True, schema=schema)
+        if precision == INT8:
+            adapter = load_adapter(folder, base, "fp32", device, merge=True, schema=schema)
+            to_int8(adapter.model)
+        else:
+            adapter = load_adapter(folder, base, precision, device, merge=True, schema=schema)
         return cls(adapter, batch_size, auto_threshold, constrained, fields)
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:

@@ -23,7 +23,7 @@ class ScoreSettings(Settings):
     expect_schema: str | None = Field(
         default=None, description="refuse an adapter that was not trained for this schema (name or file)"
     )
-    precision: str = Field(default="auto", pattern="^(auto|fp32|fp16|bf16)$", description="of the weights (fixed)")
+    precision: str = Field(default="auto", pattern="^(auto|fp32|fp16|bf16|int8)$", description="of the weights (fixed)")
     device: str | None = Field(default=None, description="cpu or cuda; null: cuda where there is one")
     constrained: bool = Field(
         default=True, description="only valid records can be written; false: parse free text (fixed)"

@@ -16,7 +16,7 @@ class ServeSettings(Settings):
     run: str = Field(description="runs/<name> or an adapter folder")
     base: str | None = Field(default=None, description="another place of the same base model; its content is checked")
     device: str | None = Field(default=None, description="cpu or cuda; null: cuda where there is one")
-    precision: str = Field(default="auto", pattern="^(auto|fp32|fp16|bf16)$", description="of the weights")
+    precision: str = Field(default="auto", pattern="^(auto|fp32|fp16|bf16|int8)$", description="of the weights")
     auto_threshold: float | None = Field(
         default=None, ge=0, le=1, description="verdict review where a label is less sure than this"
     )

@@ -16,7 +16,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         'Example: triage predict runs/lora-seed1 "The printer on floor 3 is dead"\n'
         "         triage predict runs/lora-seed1 --file tickets.txt --json | jq .record.category\n"
-        "         cat mail.txt | triage predict runs/lora-seed1 --whole\n\n"
+        "         cat mail.txt | triage predict runs/lora-seed1 --whole\n"
+        "         triage predict runs/lora-seed1 --file tickets.txt --fields category,priority --precision int8\n\n"
         "Exit code 1: some ticket got no record."
     )
     parser.add_argument("run_folder", metavar="RUN", help="runs/<name> or an adapter folder")
@@ -28,6 +29,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument(
         "--auto-threshold", type=float, metavar="P", help="verdict review for labels less sure than this"
+    )
+    parser.add_argument(
+        "--fields",
+        type=lambda text: text.split(","),
+        metavar="A,B",
+        help="these fields only; `labels`: all but free text",
+    )
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        choices=["auto", "fp32", "fp16", "bf16", "int8"],
+        help="of the weights; int8 is faster on a CPU, and not quite the same (default: auto)",
     )
     parser.add_argument("--free", action="store_true", help="let the model write freely, then parse")
     parser.add_argument("--json", action="store_true", help="one JSON object a ticket")
@@ -44,8 +57,10 @@ def run(options: argparse.Namespace) -> int:
         options.run_folder,
         base=options.base,
         device=options.device,
+        precision=options.precision,
         auto_threshold=options.auto_threshold,
         constrained=not options.free,
+        fields=options.fields,
     )
     predictions = predictor.predict(texts)
     for text, prediction in zip(texts, predictions, strict=True):
