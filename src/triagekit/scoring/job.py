@@ -18,6 +18,7 @@ from triagekit.scoring.job_card import claim_folder, make_job_card, resolve_read
 from triagekit.scoring.lock import folder_lock
 from triagekit.scoring.manifest import MANIFEST_FILE, ScoreManifest, write_manifest
 from triagekit.scoring.parts import DamagedPart, PartSummary, check_column_names, part_path, read_part
+from triagekit.scoring.policy import ThresholdPolicy
 from triagekit.scoring.worker import WorkerOrder
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def score_archive(settings: ScoreSettings, progress: Progress | None = None) -> 
     written by then stay good.
     """
     from triagekit.modeling.adapter_folder import read_card
+    from triagekit.scoring.confidence_map import read_calibration
     from triagekit.scoring.predictor import adapter_folder
 
     started = time.monotonic()
@@ -76,7 +78,8 @@ def score_archive(settings: ScoreSettings, progress: Progress | None = None) -> 
     reading = resolve_reading(settings)
     archive = Path(settings.archive).expanduser()
     out = Path(settings.out).expanduser()
-    job = make_job_card(settings, card, schema, reading)
+    policy = None if settings.auto_at is None else ThresholdPolicy(settings.auto_at, read_calibration(adapter, card))
+    job = make_job_card(settings, card, schema, reading, policy.calibration if policy else None)
     total = count_rows(archive, reading) if progress else None
     out.mkdir(parents=True, exist_ok=True)
     with folder_lock(out):
@@ -89,7 +92,7 @@ def score_archive(settings: ScoreSettings, progress: Progress | None = None) -> 
         ledger = _Ledger(out, bar)
         intake = Intake()
         with atomic_path(out / REJECTS_FILE) as rejects:
-            figures = _score_missing(settings, adapter, out, archive, reading, job, intake, ledger, rejects)
+            figures = _score_missing(settings, adapter, out, archive, reading, job, intake, ledger, rejects, policy)
         bar.finish()
         seconds = time.monotonic() - started
         figures |= {
@@ -97,7 +100,7 @@ def score_archive(settings: ScoreSettings, progress: Progress | None = None) -> 
             "parts_redone": ledger.redone,
             "seconds": round(seconds, 3),
         }
-        return write_manifest(out, archive.name, intake, ledger.summaries, job, figures)
+        return write_manifest(out, archive.name, intake, ledger.summaries, job, figures, policy)
 
 
 def _score_missing(
@@ -110,6 +113,7 @@ def _score_missing(
     intake: Intake,
     ledger: _Ledger,
     rejects: Path,
+    policy: ThresholdPolicy | None,
 ) -> dict[str, Any]:
     """Read the archive once from its beginning; workers are started only if some shard is missing."""
     from triagekit.scoring.pool import WorkerPool, laid_out
@@ -137,6 +141,7 @@ def _score_missing(
                 constrained=settings.constrained,
                 auto_threshold=settings.auto_threshold,
                 threads=layout.threads,
+                policy=policy,
             )
             scored = 0
             pool = WorkerPool(

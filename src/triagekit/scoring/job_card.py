@@ -20,9 +20,12 @@ from triagekit.settings import parse_settings
 
 if TYPE_CHECKING:
     from triagekit.schema.schema import Schema
+    from triagekit.scoring.confidence_map import StoredCalibration
     from triagekit.scoring.settings import ScoreSettings
 
 JOB_FILE = "job.json"
+PART_VERSION = 2
+"""Of the columns of a part: a job goes on only with parts like those it has."""
 _NAMES = {
     "adapter_fingerprint": "adapter",
     "base_fingerprint": "base model",
@@ -30,6 +33,8 @@ _NAMES = {
     "template_fingerprint": "prompt template",
     "input_files": "input",
     "mapping": "mapping",
+    "calibration": "calibration",
+    "part_version": "version of the parts",
 }
 
 
@@ -68,7 +73,13 @@ def resolve_reading(settings: ScoreSettings) -> Reading:
     return Reading(mapping, options)
 
 
-def make_job_card(settings: ScoreSettings, card: dict[str, Any], schema: Schema, reading: Reading) -> dict[str, Any]:
+def make_job_card(
+    settings: ScoreSettings,
+    card: dict[str, Any],
+    schema: Schema,
+    reading: Reading,
+    calibration: StoredCalibration | None = None,
+) -> dict[str, Any]:
     """Everything that decides the rows of the output. Reads the whole input once, for the hash of its content."""
     archive = Path(settings.archive).expanduser()
     files = [[file_name(path, archive), sha256_file(path)] for path in source_files(archive)]
@@ -84,6 +95,9 @@ def make_job_card(settings: ScoreSettings, card: dict[str, Any], schema: Schema,
         "precision": settings.precision,
         "constrained": settings.constrained,
         "auto_threshold": settings.auto_threshold,
+        "auto_at": settings.auto_at,
+        "calibration": calibration.fingerprint if calibration else None,
+        "part_version": PART_VERSION,
     }
     return {**identity, "schema": schema.name, "fingerprint": fingerprint_json(identity)}
 
@@ -110,9 +124,9 @@ def claim_folder(folder: Path, job: dict[str, Any]) -> bool:
     except ValueError as error:
         raise TriageError(f"{path} is damaged ({error}). Give another --out.") from None
     problems = [
-        Problem(_NAMES.get(key, key), _difference(key, begun.get(key), value))
-        for key, value in job.items()
-        if key not in ("fingerprint", "schema") and begun.get(key) != value
+        Problem(_NAMES.get(key, key), _difference(key, begun.get(key), job.get(key)))
+        for key in dict.fromkeys([*job, *begun])
+        if key not in ("fingerprint", "schema") and begun.get(key) != job.get(key)
     ]
     if problems:
         raise ProblemsError(

@@ -14,6 +14,7 @@ from triagekit.errors import TriageError
 from triagekit.files.atomic import write_json
 from triagekit.scoring.intake import Intake
 from triagekit.scoring.parts import PartSummary, part_files, part_path
+from triagekit.scoring.policy import ThresholdPolicy, policy_figures
 
 MANIFEST_FILE = "manifest.json"
 
@@ -28,6 +29,7 @@ class ScoreManifest:
     rejects: int
     reject_reasons: dict[str, int]
     verdicts: dict[str, int]
+    policy: dict[str, Any] | None
     parts: list[dict[str, Any]]
     schema: str
     job: dict[str, Any]
@@ -53,6 +55,7 @@ def write_manifest(
     summaries: Sequence[PartSummary],
     job: dict[str, Any],
     run_figures: dict[str, Any],
+    policy: ThresholdPolicy | None = None,
 ) -> ScoreManifest:
     """Check that all rows are accounted for, then write manifest.json.
 
@@ -79,6 +82,7 @@ def write_manifest(
         rejects=intake.rejects,
         reject_reasons=dict(sorted(intake.reasons.items())),
         verdicts=dict(sorted(verdicts.items())),
+        policy=policy_figures(policy, verdicts, [item.chance_of_auto for item in ordered]) if policy else None,
         parts=[
             {"file": part_path(folder, item.shard).name, "rows": item.rows, "fingerprint": item.fingerprint}
             for item in ordered

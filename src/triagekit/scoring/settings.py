@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from triagekit.settings import Settings
 
@@ -31,8 +31,25 @@ class ScoreSettings(Settings):
     auto_threshold: float | None = Field(
         default=None, ge=0, le=1, description="verdict review where a label is less sure than this (fixed)"
     )
+    auto_at: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="verdict review where the calibrated chance that all labels are right is less than this (fixed)",
+    )
     shard_rows: int = Field(default=2048, ge=1, description="tickets a part holds (fixed)")
     batch_size: int = Field(default=64, ge=1, description="tickets decoded at once by one worker (fixed)")
     workers: int = Field(default=0, ge=0, description="worker processes; 0: one a GPU, or one for two CPU cores")
     worker_restarts: int = Field(default=3, ge=0, description="dead workers replaced before the job gives up")
     ray_address: str | None = Field(default=None, description="address of a running Ray cluster; null: one of its own")
+
+    @model_validator(mode="after")
+    def _one_threshold(self) -> ScoreSettings:
+        if self.auto_at is not None and self.auto_threshold is not None:
+            raise ValueError(
+                "auto_at (calibrated confidence) and auto_threshold (the decoder's own) decide the same thing: give one "
+                "of them, and null for the other"
+            )
+        if self.auto_at is not None and not self.constrained:
+            raise ValueError("auto_at needs confidences, and unconstrained text has none: leave constrained true")
+        return self

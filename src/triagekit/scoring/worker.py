@@ -13,6 +13,7 @@ from triagekit.scoring.intake import Shard
 from triagekit.scoring.parts import PartSummary, write_part
 
 if TYPE_CHECKING:
+    from triagekit.scoring.policy import ThresholdPolicy
     from triagekit.scoring.predictor import Prediction, Predictor
 
 SYSTEMATIC = 16
@@ -32,6 +33,7 @@ class WorkerOrder:
     constrained: bool
     auto_threshold: float | None
     threads: int
+    policy: ThresholdPolicy | None = None
 
 
 class ScoreWorker:
@@ -79,11 +81,10 @@ class ScoreWorker:
         return write_part(
             Path(self._order.out),
             self._predictor.schema,
-            shard.index,
-            shard.fingerprint,
-            [identity for identity, _ in shard.rows],
+            shard,
             predictions,
             str(self._predictor.adapter.card["fingerprint"]),
+            self._order.policy,
         )
 
 

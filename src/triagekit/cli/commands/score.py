@@ -36,6 +36,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--auto-threshold", type=float, metavar="P", help="verdict review for labels less sure than this"
     )
+    parser.add_argument(
+        "--auto-at",
+        type=float,
+        metavar="P",
+        help="verdict auto where the calibrated chance that all labels are right is P or more (needs `triage evaluate "
+        "RUN --calibrate`)",
+    )
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
     parser.set_defaults(run=run)
@@ -51,6 +58,7 @@ _FROM_OPTIONS = (
     "batch_size",
     "workers",
     "auto_threshold",
+    "auto_at",
     "device",
 )
 
@@ -93,6 +101,7 @@ def _print(out: str, manifest: dict[str, Any]) -> None:
         ("rows out", f"{manifest['rows_out']:,} in {len(manifest['parts'])} parts"),
         ("rejects", f"{manifest['rejects']:,}" + (f" ({reasons}), see rejects.jsonl" if reasons else "")),
         ("verdicts", verdicts or "–"),
+        *_policy_rows(manifest["policy"]),
         ("scored now", f"{manifest['scored_now']:,}" + (f" at {rate:,.1f} rows/s" if rate else "")),
         ("parts kept", manifest["parts_kept"]),
     ]
@@ -101,3 +110,19 @@ def _print(out: str, manifest: dict[str, Any]) -> None:
     if manifest["lost_workers"]:
         rows.append(("workers lost", manifest["lost_workers"]))
     print_table(f"Scored {out}", ["", ""], rows)
+
+
+def _policy_rows(policy: dict[str, Any] | None) -> list[tuple[str, object]]:
+    """What the threshold on calibrated confidence gave."""
+    if policy is None:
+        return []
+    error = policy["expected_error"]
+    fitted = policy["fitted_on"]
+    return [
+        (f"auto at {policy['auto_at']:g}", f"{policy['coverage']:.1%} of the tickets need nobody"),
+        (
+            "expected error",
+            ("–" if error is None else f"{error:.2%} of them have a wrong label")
+            + f", by confidence calibrated on {fitted['rows']:,} tickets ({fitted['split']})",
+        ),
+    ]
