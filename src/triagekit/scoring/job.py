@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,10 @@ from triagekit.scoring.intake import Intake, Shard, count_rows, read_shards
 from triagekit.scoring.job_card import claim_folder, make_job_card, resolve_reading
 from triagekit.scoring.lock import folder_lock
 from triagekit.scoring.manifest import MANIFEST_FILE, ScoreManifest, write_manifest
-from triagekit.scoring.parts import DamagedPart, PartSummary, check_column_names, part_path, read_part
+from triagekit.scoring.part_columns import check_column_names
+from triagekit.scoring.part_formats import OutputFormat
+from triagekit.scoring.partition import check_partition_column, write_partitions
+from triagekit.scoring.parts import LEDGER, DamagedPart, PartSummary, part_path, read_part, remove_part
 from triagekit.scoring.policy import ThresholdPolicy
 from triagekit.scoring.worker import WorkerOrder
 
@@ -34,6 +39,7 @@ class _Ledger:
     """What is known of the parts: those that stand, those to be done again, and why."""
 
     folder: Path
+    output_format: OutputFormat
     bar: Progress
     summaries: list[PartSummary] = field(default_factory=list)
     redone: list[str] = field(default_factory=list)
@@ -42,7 +48,7 @@ class _Ledger:
     def missing(self, shards: Iterable[Shard]) -> Iterator[Shard]:
         """The shards without a good part; a part that cannot be trusted is removed first."""
         for shard in shards:
-            path = part_path(self.folder, shard.index)
+            path = part_path(self.folder, shard.index, self.output_format)
             if not path.exists():
                 yield shard
                 continue
@@ -50,7 +56,7 @@ class _Ledger:
                 self.summaries.append(read_part(path, shard.index, shard.fingerprint, len(shard.rows)))
             except DamagedPart as reason:
                 self.redone.append(f"{path.name}: {reason}")
-                path.unlink()
+                remove_part(path)
                 yield shard
             else:
                 self.kept += 1
@@ -75,6 +81,8 @@ def score_archive(settings: ScoreSettings, progress: Progress | None = None) -> 
     schema = load_schema(adapter / "schema.yaml")
     _check_asked_schema(settings, schema)
     check_column_names(schema)
+    if settings.partition_by is not None:
+        check_partition_column(schema, settings.partition_by)
     reading = resolve_reading(settings)
     archive = Path(settings.archive).expanduser()
     out = Path(settings.out).expanduser()
@@ -86,10 +94,9 @@ def score_archive(settings: ScoreSettings, progress: Progress | None = None) -> 
         claim_folder(out, job)
         # A manifest stands for a finished job only: it comes back when this run has checked every part.
         (out / MANIFEST_FILE).unlink(missing_ok=True)
-        for leftover in out.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+        _sweep(out)
         bar.start("scoring", total)
-        ledger = _Ledger(out, bar)
+        ledger = _Ledger(out, settings.output_format, bar)
         intake = Intake()
         with atomic_path(out / REJECTS_FILE) as rejects:
             figures = _score_missing(settings, adapter, out, archive, reading, job, intake, ledger, rejects, policy)
@@ -100,7 +107,14 @@ def score_archive(settings: ScoreSettings, progress: Progress | None = None) -> 
             "parts_redone": ledger.redone,
             "seconds": round(seconds, 3),
         }
-        return write_manifest(out, archive.name, intake, ledger.summaries, job, figures, policy)
+        partition = None
+        if settings.partition_by is not None:
+            partition = partial(
+                write_partitions, out, settings.partition_by, schema, policy is not None, settings.output_format
+            )
+        return write_manifest(
+            out, archive.name, intake, ledger.summaries, job, figures, policy, settings.output_format, partition
+        )
 
 
 def _score_missing(
@@ -142,6 +156,7 @@ def _score_missing(
                 auto_threshold=settings.auto_threshold,
                 threads=layout.threads,
                 policy=policy,
+                output_format=settings.output_format,
             )
             scored = 0
             pool = WorkerPool(
@@ -179,6 +194,15 @@ def _check_asked_schema(settings: ScoreSettings, schema: Schema) -> None:
                 )
             ],
         )
+
+
+def _sweep(out: Path) -> None:
+    """Remove what a kill left half written."""
+    for leftover in (*out.glob(".*.tmp"), *out.glob(".by_*.old"), *(out / LEDGER).glob(".*.tmp")):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def _chain(first: Shard, rest: Iterator[Shard]) -> Iterator[Shard]:

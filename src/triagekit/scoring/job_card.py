@@ -97,6 +97,7 @@ def make_job_card(
         "auto_threshold": settings.auto_threshold,
         "auto_at": settings.auto_at,
         "calibration": calibration.fingerprint if calibration else None,
+        "output_format": settings.output_format,
         "part_version": PART_VERSION,
     }
     return {**identity, "schema": schema.name, "fingerprint": fingerprint_json(identity)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from triagekit import __version__
 from triagekit.errors import TriageError
 from triagekit.files.atomic import write_json
 from triagekit.scoring.intake import Intake
+from triagekit.scoring.part_formats import OutputFormat
 from triagekit.scoring.parts import PartSummary, part_files, part_path
 from triagekit.scoring.policy import ThresholdPolicy, policy_figures
 
@@ -40,6 +41,7 @@ class ScoreManifest:
     workers: int
     seconds: float
     rows_per_second: float | None
+    partitions: dict[str, Any] | None
     created: str
     triagekit: str
 
@@ -56,14 +58,16 @@ def write_manifest(
     job: dict[str, Any],
     run_figures: dict[str, Any],
     policy: ThresholdPolicy | None = None,
+    output_format: OutputFormat = "parquet",
+    partition: Callable[[Sequence[int]], dict[str, Any]] | None = None,
 ) -> ScoreManifest:
-    """Check that all rows are accounted for, then write manifest.json.
+    """Check that all rows are accounted for, let `partition` copy the shards' rows, then write manifest.json.
 
     Raises TriageError where a part is missing, one too many stands in the folder, or the counts do not add up.
     """
     ordered = sorted(summaries, key=lambda item: item.shard)
     expected = list(range(len(ordered)))
-    standing = sorted(part_files(folder))
+    standing = sorted(part_files(folder, output_format))
     if [item.shard for item in ordered] != expected or standing != expected:
         raise TriageError(
             f"{folder}: the parts {standing[:10]}… do not match the shards 0 to {len(ordered) - 1}. "
@@ -84,11 +88,16 @@ def write_manifest(
         verdicts=dict(sorted(verdicts.items())),
         policy=policy_figures(policy, verdicts, [item.chance_of_auto for item in ordered]) if policy else None,
         parts=[
-            {"file": part_path(folder, item.shard).name, "rows": item.rows, "fingerprint": item.fingerprint}
+            {
+                "file": part_path(folder, item.shard, output_format).name,
+                "rows": item.rows,
+                "fingerprint": item.fingerprint,
+            }
             for item in ordered
         ],
         schema=str(job["schema"]),
         job=job,
+        partitions=partition(expected) if partition else None,
         created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         triagekit=__version__,
         **run_figures,

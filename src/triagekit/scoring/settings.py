@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from triagekit.scoring.part_formats import OutputFormat
 from triagekit.settings import Settings
 
 
@@ -13,7 +14,7 @@ class ScoreSettings(Settings):
 
     archive: str = Field(description="file or folder with tickets: CSV, TSV, JSONL, JSON, Parquet, text; also gz, zst")
     run: str = Field(description="runs/<name> or an adapter folder (fixed)")
-    out: str = Field(description="folder for part-*.parquet, rejects.jsonl and manifest.json")
+    out: str = Field(description="folder for the parts, rejects.jsonl and manifest.json")
     mapping: str | None = Field(
         default=None, description="the YAML that `data prepare` reads, or its mapping alone (fixed)"
     )
@@ -36,6 +37,10 @@ class ScoreSettings(Settings):
         gt=0,
         le=1,
         description="verdict review where the calibrated chance that all labels are right is less than this (fixed)",
+    )
+    output_format: OutputFormat = Field(default="parquet", description="parquet, jsonl or csv (fixed)")
+    partition_by: str | None = Field(
+        default=None, description="a label field, or verdict: the rows once more in by_<column>/<column>=<value>/"
     )
     shard_rows: int = Field(default=2048, ge=1, description="tickets a part holds (fixed)")
     batch_size: int = Field(default=64, ge=1, description="tickets decoded at once by one worker (fixed)")

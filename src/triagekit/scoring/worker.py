@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from triagekit.errors import TriageError
 from triagekit.scoring.intake import Shard
+from triagekit.scoring.part_formats import OutputFormat
 from triagekit.scoring.parts import PartSummary, write_part
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class WorkerOrder:
     auto_threshold: float | None
     threads: int
     policy: ThresholdPolicy | None = None
+    output_format: OutputFormat = "parquet"
 
 
 class ScoreWorker:
@@ -85,6 +87,7 @@ class ScoreWorker:
             predictions,
             str(self._predictor.adapter.card["fingerprint"]),
             self._order.policy,
+            self._order.output_format,
         )
 
 

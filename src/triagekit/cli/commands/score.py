@@ -43,6 +43,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="verdict auto where the calibrated chance that all labels are right is P or more (needs `triage evaluate "
         "RUN --calibrate`)",
     )
+    parser.add_argument("--format", dest="output_format", choices=["parquet", "jsonl", "csv"], help="of the parts")
+    parser.add_argument(
+        "--partition-by", metavar="FIELD", help="at the end, the rows once more in a folder for each value of the field"
+    )
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
     parser.set_defaults(run=run)
@@ -59,6 +63,8 @@ _FROM_OPTIONS = (
     "workers",
     "auto_threshold",
     "auto_at",
+    "output_format",
+    "partition_by",
     "device",
 )
 
@@ -105,6 +111,9 @@ def _print(out: str, manifest: dict[str, Any]) -> None:
         ("scored now", f"{manifest['scored_now']:,}" + (f" at {rate:,.1f} rows/s" if rate else "")),
         ("parts kept", manifest["parts_kept"]),
     ]
+    if manifest["partitions"]:
+        parts = manifest["partitions"]
+        rows.append(("partitions", f"{len(parts['rows'])} in {parts['folder']}/"))
     if manifest["parts_redone"]:
         rows.append(("parts redone", "; ".join(manifest["parts_redone"])))
     if manifest["lost_workers"]:
