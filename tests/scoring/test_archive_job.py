@@ -40,7 +40,7 @@ def ray_in_this_process() -> Iterator[None]:
     """One Ray for the jobs of this process: starting it takes longer than they do."""
     import ray
 
-    from triagekit.scoring.pool import start_ray
+    from triagekit.scoring.layout import start_ray
 
     assert start_ray(None, workers=3, gpus=0)
     assert not start_ray(None, workers=3, gpus=0)

@@ -11,6 +11,7 @@ import pytest
 
 from triagekit.cli.main import main
 from triagekit.scoring import pool as pool_module
+from triagekit.scoring.parts import PartSummary
 from triagekit.scoring.pool import WorkerPool
 from triagekit.scoring.stopping import ScoringInterrupted, StopRequest
 
@@ -21,7 +22,9 @@ class FakeRay:
     def __init__(self, never=()):
         self.never = set(never)
         self.given = []
-        self.exceptions = types.SimpleNamespace(RayTaskError=ValueError, RayActorError=KeyError, RayError=LookupError)
+        self.exceptions = types.SimpleNamespace(
+            RayTaskError=ValueError, RayActorError=KeyError, OutOfMemoryError=MemoryError, RayError=LookupError
+        )
 
     def submit(self, shard):
         self.given.append(shard)
@@ -32,7 +35,7 @@ class FakeRay:
         return done, [task for task in tasks if task not in done]
 
     def get(self, task):
-        return f"summary of {task}"
+        return PartSummary(task, "fingerprint", 1, {"auto": 1})
 
 
 @pytest.fixture
@@ -51,7 +54,8 @@ def make_pool(ray, workers):
 
 def test_without_a_signal_every_shard_is_scored(fake):
     pool = make_pool(fake, 2)
-    assert sorted(pool.score(range(20))) == sorted(f"summary of {number}" for number in range(20))
+    assert sorted(summary.shard for summary in pool.score(range(20))) == list(range(20))
+    assert [row["rows"] for row in pool.table()] == [10, 10]
 
 
 def test_after_the_signal_no_shard_is_begun_and_those_at_work_are_finished(fake):
@@ -63,7 +67,7 @@ def test_after_the_signal_no_shard_is_begun_and_those_at_work_are_finished(fake)
                 os.kill(os.getpid(), signal.SIGUSR2)
     assert told.value.signal_number == signal.SIGUSR2
     # Each of the two workers finishes the one it is at; what waited behind it is left.
-    assert len(scored) == 5 and len(set(scored)) == 5
+    assert len(scored) == 5 and len({summary.shard for summary in scored}) == 5
     assert len(fake.given) <= 3 + 2 * pool_module.UNDER_WAY_PER_WORKER
 
 

@@ -13,9 +13,9 @@ from triagekit import __version__
 from triagekit.errors import TriageError
 from triagekit.files.atomic import write_json
 from triagekit.scoring.intake import Intake
-from triagekit.scoring.part_formats import OutputFormat
 from triagekit.scoring.parts import PartSummary, part_files, part_path
 from triagekit.scoring.policy import ThresholdPolicy, policy_figures
+from triagekit.scoring.tally import Tally
 
 MANIFEST_FILE = "manifest.json"
 
@@ -31,6 +31,8 @@ class ScoreManifest:
     reject_reasons: dict[str, int]
     verdicts: dict[str, int]
     policy: dict[str, Any] | None
+    distribution: dict[str, Any]
+    confidence_histogram: dict[str, list[int]]
     parts: list[dict[str, Any]]
     schema: str
     job: dict[str, Any]
@@ -55,16 +57,17 @@ def write_manifest(
     archive: str,
     intake: Intake,
     summaries: Sequence[PartSummary],
+    tally: Tally,
     job: dict[str, Any],
     run_figures: dict[str, Any],
-    policy: ThresholdPolicy | None = None,
-    output_format: OutputFormat = "parquet",
-    partition: Callable[[Sequence[int]], dict[str, Any]] | None = None,
+    policy: ThresholdPolicy | None,
+    partition: Callable[[list[int]], dict[str, Any] | None],
 ) -> ScoreManifest:
     """Check that all rows are accounted for, let `partition` copy the shards' rows, then write manifest.json.
 
     Raises TriageError where a part is missing, one too many stands in the folder, or the counts do not add up.
     """
+    output_format = job["output_format"]
     ordered = sorted(summaries, key=lambda item: item.shard)
     expected = list(range(len(ordered)))
     standing = sorted(part_files(folder, output_format))
@@ -97,7 +100,9 @@ def write_manifest(
         ],
         schema=str(job["schema"]),
         job=job,
-        partitions=partition(expected) if partition else None,
+        distribution=tally.distribution(),
+        confidence_histogram=tally.histogram(),
+        partitions=partition(expected),
         created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         triagekit=__version__,
         **run_figures,

@@ -6,16 +6,17 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from triagekit.files.atomic import atomic_path, write_json
 from triagekit.files.fingerprint import sha256_file
-from triagekit.scoring.part_columns import column_kinds, part_columns
+from triagekit.scoring.part_columns import Columns, column_kinds, part_columns
 from triagekit.scoring.part_formats import METADATA, OutputFormat, read_parquet, write_columns
 from triagekit.scoring.policy import RECORD_CONFIDENCE
+from triagekit.scoring.tally import count_columns
 
 if TYPE_CHECKING:
     from triagekit.schema.schema import Schema
@@ -38,6 +39,8 @@ class PartSummary:
     verdicts: dict[str, int]
     chance_of_auto: float = 0.0
     """Sum of the calibrated chances of the `auto` records; 0 without a calibration."""
+    tally: dict[str, Any] = field(default_factory=dict)
+    """As tally.count_columns gives it."""
 
 
 class DamagedPart(Exception):
@@ -72,14 +75,15 @@ def write_part(
     beside: dict[str, list[float | None]] = {}
     if policy is not None:
         predictions, beside = policy.judge(predictions)
+    columns = part_columns(schema, shard, predictions, beside, adapter_fingerprint)
     summary = PartSummary(
         shard.index,
         shard.fingerprint,
         len(shard.rows),
-        dict(Counter(item.verdict for item in predictions)),
-        _chance_of_auto(predictions, beside),
+        dict(Counter(columns["verdict"])),
+        _chance_of_auto(columns),
+        count_columns(schema, columns),
     )
-    columns = part_columns(schema, shard, predictions, beside, adapter_fingerprint)
     kinds = column_kinds(schema, policy is not None)
     path = part_path(folder, shard.index, output_format)
     with atomic_path(path) as temporary:
@@ -136,7 +140,6 @@ def _read_listed_part(path: Path) -> tuple[PartSummary, int]:
     return summary, summary.rows
 
 
-def _chance_of_auto(predictions: Sequence[Prediction], beside: Mapping[str, Sequence[float | None]]) -> float:
-    chances = beside.get(RECORD_CONFIDENCE, ())
-    pairs = zip(predictions, chances, strict=False)
-    return math.fsum(chance for item, chance in pairs if item.verdict == "auto" and chance is not None)
+def _chance_of_auto(columns: Columns) -> float:
+    chances = zip(columns["verdict"], columns.get(RECORD_CONFIDENCE, ()), strict=False)
+    return math.fsum(chance for verdict, chance in chances if verdict == "auto" and chance is not None)
