@@ -69,6 +69,7 @@ def _summary_rows(manifest: dict[str, Any]) -> list[tuple[str, object]]:
         ("rows in", f"{manifest['rows_in']:,}"),
         ("rows out", f"{count:,} in {len(manifest['parts'])} parts"),
         ("rejects", f"{manifest['rejects']:,}" + (f" ({reasons}), see rejects.jsonl" if reasons else "")),
+        *([("unchanged", f"{manifest['unchanged']:,}, scored by an earlier job")] if manifest["unchanged"] else []),
         ("verdicts", verdicts or "–"),
         *_policy_rows(manifest["policy"]),
         ("scored now", f"{manifest['scored_now']:,}" + (f" at {rate:,.1f} rows/s" if rate else "")),

@@ -28,9 +28,11 @@ class Shard:
 
 @dataclass
 class Intake:
-    """Counts of one reading. `rows_in` = `tickets` + rejects."""
+    """Counts of one reading. `rows_in` = `tickets` + `unchanged` + rejects."""
 
     tickets: int = 0
+    unchanged: int = 0
+    """Tickets that an earlier job has scored with the very same text."""
     reasons: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -41,7 +43,7 @@ class Intake:
     @property
     def rows_in(self) -> int:
         """All rows of the archive."""
-        return self.tickets + self.rejects
+        return self.tickets + self.unchanged + self.rejects
 
 
 class SeenIds:
@@ -71,6 +73,11 @@ class SeenIds:
         self._database.close()
 
 
+def text_hash(text: str) -> str:
+    """128 bits of SHA-256 as hex digits: whether a ticket's text is still the one that was scored."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
 def count_rows(archive: Path, reading: Reading) -> int:
     """Rows of the archive, bad ones included: what the progress bar runs to."""
     return sum(1 for _ in iter_tickets(archive, reading.mapping, reading.options))
@@ -83,11 +90,15 @@ def read_shards(
     job_fingerprint: str,
     intake: Intake,
     reject: Callable[[dict[str, Any]], None],
+    is_known: Callable[[str, str], bool] | None = None,
 ) -> Iterator[Shard]:
-    """Shards in a fixed order; rejects are handed to `reject` as they are met. One shard is in memory at a time."""
+    """Shards in a fixed order; rejects are handed to `reject` as they are met. One shard is in memory at a time.
+
+    `is_known` says of an id and the hash of its text whether they need no scoring.
+    """
     rows: list[tuple[str, str]] = []
     index = 0
-    for identity, text in _good_tickets(archive, reading, intake, reject):
+    for identity, text in _good_tickets(archive, reading, intake, reject, is_known):
         rows.append((identity, text))
         if len(rows) == shard_rows:
             yield Shard(index, tuple(rows), shard_fingerprint(job_fingerprint, rows))
@@ -108,13 +119,20 @@ def shard_fingerprint(job_fingerprint: str, rows: list[tuple[str, str]]) -> str:
 
 
 def _good_tickets(
-    archive: Path, reading: Reading, intake: Intake, reject: Callable[[dict[str, Any]], None]
+    archive: Path,
+    reading: Reading,
+    intake: Intake,
+    reject: Callable[[dict[str, Any]], None],
+    is_known: Callable[[str, str], bool] | None,
 ) -> Iterator[tuple[str, str]]:
     seen = SeenIds()
     try:
         for piece in iter_tickets(archive, reading.mapping, reading.options):
             bad = piece if isinstance(piece, Reject) else _refusal(piece, seen)
             if bad is None and isinstance(piece, Ticket):
+                if is_known is not None and is_known(piece.id, text_hash(piece.text)):
+                    intake.unchanged += 1
+                    continue
                 intake.tickets += 1
                 yield piece.id, piece.text
             elif bad is not None:

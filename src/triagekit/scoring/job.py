@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from triagekit.files.atomic import atomic_path
 from triagekit.progress import Progress, SilentProgress
 from triagekit.schema.load import load_schema
 from triagekit.scoring.confidence_map import read_calibration
+from triagekit.scoring.earlier import EarlierRows, earlier_job
 from triagekit.scoring.intake import Intake, Shard, count_rows, read_shards
 from triagekit.scoring.job_card import claim_folder, make_job_card, resolve_reading
 from triagekit.scoring.ledger import Ledger
@@ -48,6 +50,7 @@ class _Job:
     reading: Reading
     policy: ThresholdPolicy | None
     card: dict[str, Any]
+    earlier: list[tuple[Path, dict[str, Any]]]
 
     def order(self, layout: WorkerLayout) -> WorkerOrder:
         """What a worker is told."""
@@ -109,6 +112,7 @@ def _prepare(settings: ScoreSettings) -> _Job:
         check_partition_column(schema, settings.partition_by)
     policy = None if settings.auto_at is None else ThresholdPolicy(settings.auto_at, read_calibration(adapter, card))
     reading = resolve_reading(settings)
+    earlier = earlier_job(settings, card)
     return _Job(
         settings=settings,
         adapter=adapter,
@@ -117,7 +121,8 @@ def _prepare(settings: ScoreSettings) -> _Job:
         out=Path(settings.out).expanduser(),
         reading=reading,
         policy=policy,
-        card=make_job_card(settings, card, schema, reading, policy.calibration if policy else None),
+        card=make_job_card(settings, card, schema, reading, policy.calibration if policy else None, earlier),
+        earlier=earlier,
     )
 
 
@@ -128,14 +133,21 @@ def _score_missing(job: _Job, intake: Intake, ledger: Ledger, rejects: Path) -> 
     from triagekit.scoring.stopping import StopRequest
 
     settings, board = job.settings, ledger.board
-    with rejects.open("w", encoding="utf-8") as handle:
+    with rejects.open("w", encoding="utf-8") as handle, ExitStack() as stack:
+        known = stack.enter_context(closing(EarlierRows(job.earlier))) if job.earlier else None
 
         def reject(row: dict[str, Any]) -> None:
             handle.write(json.dumps(row, ensure_ascii=False) + "\n")
             ledger.set_aside()
 
+        def is_known(identity: str, hashed: str) -> bool:
+            if known is None or not known.hold(identity, hashed):
+                return False
+            ledger.unchanged()
+            return True
+
         shards = read_shards(
-            job.archive, job.reading, settings.shard_rows, str(job.card["fingerprint"]), intake, reject
+            job.archive, job.reading, settings.shard_rows, str(job.card["fingerprint"]), intake, reject, is_known
         )
         missing = ledger.missing(shards)
         first = next(missing, None)

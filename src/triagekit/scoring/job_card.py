@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 JOB_FILE = "job.json"
 PART_VERSION = 2
 """Of the columns of a part: a job goes on only with parts like those it has."""
+_BESIDE = ("fingerprint", "schema", "append_folder")
+"""Told by the other keys already; the earlier job's folder may be moved."""
 _NAMES = {
     "adapter_fingerprint": "adapter",
     "base_fingerprint": "base model",
@@ -34,6 +37,7 @@ _NAMES = {
     "input_files": "input",
     "mapping": "mapping",
     "calibration": "calibration",
+    "append_since": "earlier job",
     "part_version": "version of the parts",
 }
 
@@ -79,6 +83,7 @@ def make_job_card(
     schema: Schema,
     reading: Reading,
     calibration: StoredCalibration | None = None,
+    earlier: Sequence[tuple[Path, dict[str, Any]]] = (),
 ) -> dict[str, Any]:
     """Everything that decides the rows of the output. Reads the whole input once, for the hash of its content."""
     archive = Path(settings.archive).expanduser()
@@ -99,8 +104,14 @@ def make_job_card(
         "calibration": calibration.fingerprint if calibration else None,
         "output_format": settings.output_format,
         "part_version": PART_VERSION,
+        "append_since": earlier[0][1]["job"]["fingerprint"] if earlier else None,
     }
-    return {**identity, "schema": schema.name, "fingerprint": fingerprint_json(identity)}
+    return {
+        **identity,
+        "append_folder": str(earlier[0][0]) if earlier else None,
+        "schema": schema.name,
+        "fingerprint": fingerprint_json(identity),
+    }
 
 
 def claim_folder(folder: Path, job: dict[str, Any]) -> bool:
@@ -127,7 +138,7 @@ def claim_folder(folder: Path, job: dict[str, Any]) -> bool:
     problems = [
         Problem(_NAMES.get(key, key), _difference(key, begun.get(key), job.get(key)))
         for key in dict.fromkeys([*job, *begun])
-        if key not in ("fingerprint", "schema") and begun.get(key) != job.get(key)
+        if key not in _BESIDE and begun.get(key) != job.get(key)
     ]
     if problems:
         raise ProblemsError(

@@ -54,6 +54,12 @@ class Ledger:
         self._take(summary)
         self.bar.advance(summary.rows, **self.board.figures())
 
+    def unchanged(self) -> None:
+        """A ticket that an earlier job has scored."""
+        self.board.unchanged += 1
+        self.bar.advance()
+        self.board.tell()
+
     def set_aside(self) -> None:
         """A row that is no ticket."""
         self.board.rejects += 1

@@ -22,12 +22,14 @@ MANIFEST_FILE = "manifest.json"
 
 @dataclass(frozen=True)
 class ScoreManifest:
-    """A finished archive job. `rows_in` = `rows_out` + `rejects`. `scored_now` and `seconds` are of the last run only."""
+    """A finished archive job. `rows_in` = `rows_out` + `rejects` + `unchanged`. `scored_now` and `seconds` are of the
+    last run only."""
 
     archive: str
     rows_in: int
     rows_out: int
     rejects: int
+    unchanged: int
     reject_reasons: dict[str, int]
     verdicts: dict[str, int]
     policy: dict[str, Any] | None
@@ -87,6 +89,7 @@ def write_manifest(
         rows_in=intake.rows_in,
         rows_out=rows_out,
         rejects=intake.rejects,
+        unchanged=intake.unchanged,
         reject_reasons=dict(sorted(intake.reasons.items())),
         verdicts=dict(sorted(verdicts.items())),
         policy=policy_figures(policy, verdicts, [item.chance_of_auto for item in ordered]) if policy else None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from triagekit.errors import Problem, ProblemsError
 from triagekit.schema.fields import Field, TagsField
+from triagekit.scoring.intake import text_hash
 from triagekit.scoring.policy import RECORD_CONFIDENCE, calibrated_columns
 
 if TYPE_CHECKING:
@@ -18,17 +19,17 @@ if TYPE_CHECKING:
 Kind = Literal["text", "texts", "number"]
 Columns = dict[str, list[Any]]
 """Column name → one cell a row: str, list of str, float, or None."""
-_OWN_COLUMNS = ("id", "verdict", "error", "raw", "adapter_fingerprint", "schema_fingerprint")
+_OWN_COLUMNS = ("id", "text_hash", "verdict", "error", "raw", "adapter_fingerprint", "schema_fingerprint")
 
 
 def column_kinds(schema: Schema, calibrated: bool = False) -> dict[str, Kind]:
     """Columns of a part, in order; those of a calibration only where one was used."""
-    kinds: dict[str, Kind] = {"id": "text"}
+    kinds: dict[str, Kind] = {"id": "text", "text_hash": "text"}
     kinds |= {field.name: "texts" if isinstance(field, TagsField) else "text" for field in schema.fields}
     kinds |= dict.fromkeys(_confidence_columns(schema), "number")
     if calibrated:
         kinds |= dict.fromkeys(_calibrated_columns(schema), "number")
-    kinds |= dict.fromkeys(_OWN_COLUMNS[1:], "text")
+    kinds |= dict.fromkeys(_OWN_COLUMNS[2:], "text")
     return kinds
 
 
@@ -55,6 +56,7 @@ def part_columns(
 ) -> Columns:
     """What stands in the part of a shard; `beside` are the columns that a calibration adds."""
     columns: Columns = {"id": [identity for identity, _ in shard.rows]}
+    columns["text_hash"] = [text_hash(text) for _, text in shard.rows]
     for field in schema.fields:
         columns[field.name] = [_cell(field, item.record) for item in predictions]
     for field in schema.fields:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from triagekit.data.spreadsheet import guarded, unguarded
-from triagekit.scoring.part_columns import Columns, Kind
 
 if TYPE_CHECKING:
     import pyarrow
+
+    from triagekit.scoring.part_columns import Columns, Kind
 
 OutputFormat = Literal["parquet", "jsonl", "csv"]
 METADATA = b"triagekit"

@@ -42,6 +42,10 @@ class ScoreSettings(Settings):
     partition_by: str | None = Field(
         default=None, description="a label field, or verdict: the rows once more in by_<column>/<column>=<value>/"
     )
+    append_since: str | None = Field(
+        default=None, description="folder of an earlier job: only tickets that are new or changed are scored (fixed)"
+    )
+    append_any: bool = Field(default=False, description="also after a job of another adapter, schema or base")
     shard_rows: int = Field(default=2048, ge=1, description="tickets a part holds (fixed)")
     batch_size: int = Field(default=64, ge=1, description="tickets decoded at once by one worker (fixed)")
     workers: int = Field(default=0, ge=0, description="worker processes; 0: one a GPU, or one for two CPU cores")

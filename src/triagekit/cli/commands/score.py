@@ -47,6 +47,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--partition-by", metavar="FIELD", help="at the end, the rows once more in a folder for each value of the field"
     )
+    parser.add_argument(
+        "--append-since", metavar="DIR", help="score only what is new or changed since the finished job in DIR"
+    )
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--json", action="store_true", help="print the manifest, or the status, as JSON")
     parser.set_defaults(run=run)
@@ -65,6 +68,7 @@ _FROM_OPTIONS = (
     "auto_at",
     "output_format",
     "partition_by",
+    "append_since",
     "device",
 )
 
