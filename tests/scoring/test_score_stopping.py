@@ -55,7 +55,7 @@ def make_pool(ray, workers):
 def test_without_a_signal_every_shard_is_scored(fake):
     pool = make_pool(fake, 2)
     assert sorted(summary.shard for summary in pool.score(range(20))) == list(range(20))
-    assert [row["rows"] for row in pool.table()] == [10, 10]
+    assert sum(row["rows"] for row in pool.table()) == 20
 
 
 def test_after_the_signal_no_shard_is_begun_and_those_at_work_are_finished(fake):

@@ -41,10 +41,11 @@ def earlier_job(settings: ScoreSettings, card: dict[str, Any]) -> list[tuple[Pat
         if folder == own or any(folder == known for known, _ in chain):
             raise TriageError(f"append_since: {folder} cannot come before itself. Give the folder of an earlier job.")
         manifest = _manifest(folder)
+        own_prints = {**card, "adapter_fingerprint": card["fingerprint"]}
         problems = [
-            Problem(what, f"there {manifest['job'].get(key)}, here {card[key]}.")
+            Problem(what, f"there {manifest['job'].get(key)}, here {own_prints[key]}.")
             for key, what in _SAME.items()
-            if manifest["job"].get(key) != card[key]
+            if manifest["job"].get(key) != own_prints[key]
         ]
         if problems and not settings.append_any:
             raise ProblemsError(
