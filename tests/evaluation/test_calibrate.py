@@ -83,7 +83,7 @@ def test_the_tables_and_the_refusal_to_judge_on_val(calibrated, capsys):
     run, _ = calibrated
     assert main(["evaluate", str(run), "--free-sample", "0"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "Calibration fitted on val (60 tickets), judged here" in shown
+    assert "Calibrated on val (60 tickets)" in shown
     assert "the whole record" in shown
     assert "expected by the confidence" in shown
     assert main(["evaluate", str(run), "--calibrate", "--split", "val"]) == 2

@@ -93,7 +93,7 @@ def print_metrics(name: str, metrics: dict[str, Any]) -> None:
     print_table("", *field_rows(metrics))
     errors, thresholds = calibrated_rows(metrics)
     effect = metrics.get("calibrated") or {}
-    title = f"Calibration fitted on {effect.get('fitted_on')} ({effect.get('fitted_rows')} tickets), judged here"
+    title = f"Calibrated on {effect.get('fitted_on')} ({effect.get('fitted_rows')} tickets)"
     for heading, table in (
         ("", abstention_rows(metrics)),
         (title, errors),
