@@ -8,7 +8,7 @@ from pathlib import Path
 
 from triagekit.data.collect import columns_seen, look_ahead
 from triagekit.data.mapping import DataMapping, RowMapper, check_columns
-from triagekit.data.pieces import Reject
+from triagekit.data.pieces import RawRow, Reject
 from triagekit.data.source_settings import SourceSettings
 from triagekit.data.sources import read_source
 
@@ -32,21 +32,39 @@ def iter_tickets(
     Without a mapping the text is the column `text` (or what a known format calls so) and the id the column `id`.
     Columns that a mapping names for labels need not be there. Raises TriageError where text or id column are missing.
     """
-    mapper = RowMapper(_without_labels(mapping or DataMapping()))
+    mapper = archive_mapper(mapping)
     ahead, pieces = look_ahead(read_source(path, settings))
+    _check(mapper, ahead)
+    for piece in pieces:
+        yield as_ticket(mapper, piece)
+
+
+def archive_mapper(mapping: DataMapping | None) -> RowMapper:
+    """Takes id and text of a row."""
+    return RowMapper(_without_labels(mapping or DataMapping()))
+
+
+def check_archive(path: Path, mapper: RowMapper, settings: SourceSettings | None = None) -> None:
+    """Look at the first rows. Raises TriageError where text or id column are missing."""
+    ahead, _ = look_ahead(read_source(path, settings))
+    _check(mapper, ahead)
+
+
+def as_ticket(mapper: RowMapper, piece: RawRow | Reject) -> Ticket | Reject:
+    """A piece of a source as a ticket; what cannot be one stays or becomes a Reject."""
+    if isinstance(piece, Reject):
+        return piece
+    mapped = mapper.apply(piece)
+    if isinstance(mapped, Reject):
+        return mapped
+    identity = mapped.id or f"{piece.file}:{piece.line}"
+    return Ticket(identity, mapped.text, piece.line, piece.file, mapped.slices)
+
+
+def _check(mapper: RowMapper, ahead: list[RawRow]) -> None:
     columns, _ = columns_seen(mapper, ahead)
     if columns:
         check_columns(mapper, columns, (), "mapping")
-    for piece in pieces:
-        if isinstance(piece, Reject):
-            yield piece
-            continue
-        mapped = mapper.apply(piece)
-        if isinstance(mapped, Reject):
-            yield mapped
-        else:
-            identity = mapped.id or f"{piece.file}:{piece.line}"
-            yield Ticket(identity, mapped.text, piece.line, piece.file, mapped.slices)
 
 
 def _without_labels(mapping: DataMapping) -> DataMapping:
