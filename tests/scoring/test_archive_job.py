@@ -96,10 +96,15 @@ def test_parts_hold_what_the_predictor_says(finished: Any, adapter: Path) -> Non
         assert row["schema_fingerprint"] == predictor.schema.fingerprint
 
 
-def test_a_rerun_scores_nothing_and_damaged_parts_are_redone(finished: Any, adapter: Path) -> None:
+def test_a_rerun_scores_nothing_and_damaged_parts_are_redone(
+    finished: Any, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     archive, out, _ids, _ = finished
     before = table_of(out)
-    again = score_archive(settings_for(adapter, archive, out))
+    with monkeypatch.context() as patch:
+        patch.setattr("triagekit.scoring.job.make_plan", None)  # the frozen plan is gone by
+        again = score_archive(settings_for(adapter, archive, out))
+    assert (again.rows_in, again.rejects) == (44, 4)
     assert (again.scored_now, again.parts_kept, again.workers) == (0, 3, 0)
     part = out / "part-00000.parquet"
     content = bytearray(part.read_bytes())

@@ -50,7 +50,7 @@ def fake(monkeypatch):
 
 def make_pool(ray, workers):
     pool = WorkerPool(None, workers, 3, None, 0)
-    actor = types.SimpleNamespace(score=types.SimpleNamespace(remote=ray.submit))
+    actor = types.SimpleNamespace(score_planned=types.SimpleNamespace(remote=ray.submit))
     pool._members = [pool_module._Member(actor) for _ in range(workers)]
     return pool
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from triagekit.errors import TriageError
-from triagekit.scoring.intake import Intake, SeenIds, Shard, read_shards
+from triagekit.scoring.intake import SeenIds, Shard
 from triagekit.scoring.part_formats import OutputFormat
 from triagekit.scoring.parts import part_files, read_part
 from triagekit.scoring.predictor import Predictor
@@ -146,17 +146,3 @@ def test_seen_ids_are_exact() -> None:
     assert seen.add("a ", "x:3") is None
     assert seen.add("a", "x:4") == "x:1"
     seen.close()
-
-
-def test_shards_are_the_same_in_every_reading_and_differ_between_jobs(tmp_path: Path) -> None:
-    from triagekit.scoring.job_card import Reading
-
-    path = tmp_path / "tickets.jsonl"
-    path.write_text("\n".join(f'{{"id": "{n}", "text": "ticket {n}"}}' for n in range(10)), encoding="utf-8")
-
-    def shards(job: str) -> list[Shard]:
-        return list(read_shards(path, Reading(None, None), 4, job, Intake(), lambda row: None))
-
-    one, two, other = shards("job"), shards("job"), shards("other")
-    assert one == two and [len(shard.rows) for shard in one] == [4, 4, 2]
-    assert {shard.fingerprint for shard in one}.isdisjoint(shard.fingerprint for shard in other)

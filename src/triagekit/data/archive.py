@@ -1,8 +1,7 @@
-"""Tickets of an archive to be scored: streamed, in a fixed order, each with its place, so that shards can be counted."""
+"""Rows of an archive to be scored as tickets: id and text, each with its place."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,30 +23,20 @@ class Ticket:
     slices: dict[str, str] = field(default_factory=dict)
 
 
-def iter_tickets(
-    path: Path, mapping: DataMapping | None = None, settings: SourceSettings | None = None
-) -> Iterator[Ticket | Reject]:
-    """Tickets and rejects of a file or folder with flat memory; the n-th piece is the same in every reading.
+def archive_mapper(mapping: DataMapping | None) -> RowMapper:
+    """Takes id and text of a row. Columns that a mapping names for labels need not be there.
 
     Without a mapping the text is the column `text` (or what a known format calls so) and the id the column `id`.
-    Columns that a mapping names for labels need not be there. Raises TriageError where text or id column are missing.
     """
-    mapper = archive_mapper(mapping)
-    ahead, pieces = look_ahead(read_source(path, settings))
-    _check(mapper, ahead)
-    for piece in pieces:
-        yield as_ticket(mapper, piece)
-
-
-def archive_mapper(mapping: DataMapping | None) -> RowMapper:
-    """Takes id and text of a row."""
     return RowMapper(_without_labels(mapping or DataMapping()))
 
 
 def check_archive(path: Path, mapper: RowMapper, settings: SourceSettings | None = None) -> None:
     """Look at the first rows. Raises TriageError where text or id column are missing."""
     ahead, _ = look_ahead(read_source(path, settings))
-    _check(mapper, ahead)
+    columns, _ = columns_seen(mapper, ahead)
+    if columns:
+        check_columns(mapper, columns, (), "mapping")
 
 
 def as_ticket(mapper: RowMapper, piece: RawRow | Reject) -> Ticket | Reject:
@@ -59,12 +48,6 @@ def as_ticket(mapper: RowMapper, piece: RawRow | Reject) -> Ticket | Reject:
         return mapped
     identity = mapped.id or f"{piece.file}:{piece.line}"
     return Ticket(identity, mapped.text, piece.line, piece.file, mapped.slices)
-
-
-def _check(mapper: RowMapper, ahead: list[RawRow]) -> None:
-    columns, _ = columns_seen(mapper, ahead)
-    if columns:
-        check_columns(mapper, columns, (), "mapping")
 
 
 def _without_labels(mapping: DataMapping) -> DataMapping:

@@ -1,20 +1,11 @@
-"""Tickets of an archive on their way to the shards: empty and repeated ones are set aside, and everything is counted."""
+"""What passes from an archive to the workers: shards of tickets, their fingerprints, counts, and ids seen before."""
 
 from __future__ import annotations
 
 import hashlib
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from triagekit.data.archive import Ticket, iter_tickets
-from triagekit.data.pieces import Reject
-
-if TYPE_CHECKING:
-    from triagekit.scoring.job_card import Reading
 
 
 @dataclass(frozen=True)
@@ -24,6 +15,11 @@ class Shard:
     index: int
     rows: tuple[tuple[str, str], ...]
     fingerprint: str
+
+    @property
+    def span(self) -> str:
+        """Its first and its last ticket, for messages."""
+        return f"{self.rows[0][0]!r} to {self.rows[-1][0]!r}"
 
 
 @dataclass
@@ -78,74 +74,19 @@ def text_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def count_rows(archive: Path, reading: Reading) -> int:
-    """Rows of the archive, bad ones included: what the progress bar runs to."""
-    return sum(1 for _ in iter_tickets(archive, reading.mapping, reading.options))
+class ShardDigest:
+    """Content fingerprint of a shard within its job, ticket by ticket."""
 
+    def __init__(self, job_fingerprint: str) -> None:
+        self._digest = hashlib.sha256(job_fingerprint.encode())
 
-def read_shards(
-    archive: Path,
-    reading: Reading,
-    shard_rows: int,
-    job_fingerprint: str,
-    intake: Intake,
-    reject: Callable[[dict[str, Any]], None],
-    is_known: Callable[[str, str], bool] | None = None,
-) -> Iterator[Shard]:
-    """Shards in a fixed order; rejects are handed to `reject` as they are met. One shard is in memory at a time.
-
-    `is_known` says of an id and the hash of its text whether they need no scoring.
-    """
-    rows: list[tuple[str, str]] = []
-    index = 0
-    for identity, text in _good_tickets(archive, reading, intake, reject, is_known):
-        rows.append((identity, text))
-        if len(rows) == shard_rows:
-            yield Shard(index, tuple(rows), shard_fingerprint(job_fingerprint, rows))
-            rows, index = [], index + 1
-    if rows:
-        yield Shard(index, tuple(rows), shard_fingerprint(job_fingerprint, rows))
-
-
-def shard_fingerprint(job_fingerprint: str, rows: list[tuple[str, str]]) -> str:
-    """Content fingerprint of a shard within its job."""
-    digest = hashlib.sha256(job_fingerprint.encode())
-    for pair in rows:
-        for part in pair:
+    def add(self, row: tuple[str, str]) -> None:
+        """The next ticket's id and text."""
+        for part in row:
             content = part.encode("utf-8", "surrogatepass")
-            digest.update(len(content).to_bytes(8, "little"))
-            digest.update(content)
-    return digest.hexdigest()[:32]
+            self._digest.update(len(content).to_bytes(8, "little"))
+            self._digest.update(content)
 
-
-def _good_tickets(
-    archive: Path,
-    reading: Reading,
-    intake: Intake,
-    reject: Callable[[dict[str, Any]], None],
-    is_known: Callable[[str, str], bool] | None,
-) -> Iterator[tuple[str, str]]:
-    seen = SeenIds()
-    try:
-        for piece in iter_tickets(archive, reading.mapping, reading.options):
-            bad = piece if isinstance(piece, Reject) else _refusal(piece, seen)
-            if bad is None and isinstance(piece, Ticket):
-                if is_known is not None and is_known(piece.id, text_hash(piece.text)):
-                    intake.unchanged += 1
-                    continue
-                intake.tickets += 1
-                yield piece.id, piece.text
-            elif bad is not None:
-                intake.reasons[bad.reason] += 1
-                reject(bad.to_json())
-    finally:
-        seen.close()
-
-
-def _refusal(ticket: Ticket, seen: SeenIds) -> Reject | None:
-    if not ticket.text.strip():
-        return Reject(ticket.file, ticket.line, "empty text", "", id=ticket.id)
-    first = seen.add(ticket.id, f"{ticket.file}:{ticket.line}")
-    if first is None:
-        return None
-    return Reject(ticket.file, ticket.line, "repeated id", ticket.text, f"first at {first}", id=ticket.id)
+    def value(self) -> str:
+        """32 hex digits over all that was added."""
+        return self._digest.hexdigest()[:32]

@@ -17,7 +17,7 @@ from triagekit.progress import Progress, SilentProgress
 from triagekit.schema.load import load_schema
 from triagekit.scoring.confidence_map import read_calibration
 from triagekit.scoring.earlier import EarlierRows, earlier_job
-from triagekit.scoring.intake import Intake, Shard, count_rows, read_shards
+from triagekit.scoring.intake import Intake
 from triagekit.scoring.job_card import claim_folder, make_job_card, resolve_reading
 from triagekit.scoring.ledger import Ledger
 from triagekit.scoring.lock import folder_lock
@@ -25,6 +25,7 @@ from triagekit.scoring.manifest import MANIFEST_FILE, ScoreManifest, write_manif
 from triagekit.scoring.part_columns import check_column_names
 from triagekit.scoring.partition import check_partition_column, write_partitions
 from triagekit.scoring.parts import LEDGER
+from triagekit.scoring.plan import Plan, PlannedShard, make_plan, read_plan
 from triagekit.scoring.policy import ThresholdPolicy
 from triagekit.scoring.status import StatusBoard, told
 from triagekit.scoring.worker import WorkerOrder
@@ -67,6 +68,9 @@ class _Job:
             threads=layout.threads,
             policy=self.policy,
             output_format=settings.output_format,
+            archive=str(self.archive.absolute()),
+            reading=self.reading,
+            job=str(self.card["fingerprint"]),
         )
 
 
@@ -80,22 +84,22 @@ def score_archive(settings: ScoreSettings, progress: Progress | None = None) -> 
     started = time.monotonic()
     bar = progress or SilentProgress()
     job = _prepare(settings)
-    total = count_rows(job.archive, job.reading) if progress else None
     job.out.mkdir(parents=True, exist_ok=True)
     with folder_lock(job.out):
         claim_folder(job.out, job.card)
-        with told(StatusBoard(job.out, total)) as board:
+        with told(StatusBoard(job.out, None)) as board:
             # A manifest stands for a finished job only: it comes back when this run has checked every part.
             (job.out / MANIFEST_FILE).unlink(missing_ok=True)
             _sweep(job.out)
-            bar.start("scoring", total)
+            plan = _planned(job, bar, board)
+            board.rows_total = plan.intake.rows_in
+            board.rejects, board.unchanged = plan.intake.rejects, plan.intake.unchanged
+            bar.start("scoring", plan.intake.tickets)
             ledger = Ledger(job.out, settings.output_format, bar, board)
-            intake = Intake()
-            with atomic_path(job.out / REJECTS_FILE) as rejects:
-                figures = _score_missing(job, intake, ledger, rejects)
+            figures = _score_missing(job, plan, ledger)
             bar.finish()
             figures |= {"parts_kept": ledger.kept, "parts_redone": ledger.redone}
-            return _finish(job, intake, ledger, figures | {"seconds": round(time.monotonic() - started, 3)})
+            return _finish(job, plan.intake, ledger, figures | {"seconds": round(time.monotonic() - started, 3)})
 
 
 def _prepare(settings: ScoreSettings) -> _Job:
@@ -126,61 +130,71 @@ def _prepare(settings: ScoreSettings) -> _Job:
     )
 
 
-def _score_missing(job: _Job, intake: Intake, ledger: Ledger, rejects: Path) -> dict[str, Any]:
-    """Read the archive once from its beginning; workers are started only if some shard is missing."""
+def _planned(job: _Job, bar: Progress, board: StatusBoard) -> Plan:
+    """The plan that stands, with the rejects beside it, or a new one: the archive is read once from its beginning."""
+    fingerprint = str(job.card["fingerprint"])
+    plan = read_plan(job.out, fingerprint)
+    if plan is not None and (job.out / REJECTS_FILE).is_file():
+        return plan
+    bar.start("planning", None)
+
+    def tick() -> None:
+        bar.advance()
+        board.tell()
+
+    with atomic_path(job.out / REJECTS_FILE) as rejects, rejects.open("w", encoding="utf-8") as handle:
+
+        def reject(row: dict[str, Any]) -> None:
+            handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+        with ExitStack() as stack:
+            known = stack.enter_context(closing(EarlierRows(job.earlier))).hold if job.earlier else None
+            plan = make_plan(job.archive, job.reading, job.settings.shard_rows, fingerprint, reject, known, tick)
+    bar.finish()
+    # The rejects are complete before the plan that speaks for them.
+    plan.write(job.out)
+    return plan
+
+
+def _score_missing(job: _Job, plan: Plan, ledger: Ledger) -> dict[str, Any]:
+    """Workers are started only if some shard is missing."""
     from triagekit.scoring.layout import laid_out
     from triagekit.scoring.pool import WorkerPool
     from triagekit.scoring.stopping import StopRequest
 
     settings, board = job.settings, ledger.board
-    with rejects.open("w", encoding="utf-8") as handle, ExitStack() as stack:
-        known = stack.enter_context(closing(EarlierRows(job.earlier))) if job.earlier else None
-
-        def reject(row: dict[str, Any]) -> None:
-            handle.write(json.dumps(row, ensure_ascii=False) + "\n")
-            ledger.set_aside()
-
-        def is_known(identity: str, hashed: str) -> bool:
-            if known is None or not known.hold(identity, hashed):
-                return False
-            ledger.unchanged()
-            return True
-
-        shards = read_shards(
-            job.archive, job.reading, settings.shard_rows, str(job.card["fingerprint"]), intake, reject, is_known
+    missing = ledger.missing(plan.shards)
+    first = next(missing, None)
+    if first is None:
+        return {"scored_now": 0, "workers": 0, "lost_workers": 0, "rows_per_second": None}
+    with laid_out(settings.workers, settings.device, settings.ray_address) as layout:
+        pool = WorkerPool(
+            job.order(layout),
+            layout.workers,
+            settings.worker_restarts,
+            settings.ray_address,
+            layout.gpus,
+            layout.cpus,
         )
-        missing = ledger.missing(shards)
-        first = next(missing, None)
-        if first is None:
-            return {"scored_now": 0, "workers": 0, "lost_workers": 0, "rows_per_second": None}
-        with laid_out(settings.workers, settings.device, settings.ray_address) as layout:
-            pool = WorkerPool(
-                job.order(layout),
-                layout.workers,
-                settings.worker_restarts,
-                settings.ray_address,
-                layout.gpus,
-                layout.cpus,
-            )
 
-            def tick() -> None:
-                board.workers, board.lost_workers = pool.table(), pool.lost_workers
-                board.tell()
+        def tick() -> None:
+            board.workers, board.lost_workers = pool.table(), pool.lost_workers
+            board.tell()
 
-            with pool, StopRequest() as stop:
-                pool.open()
-                board.scoring_since = time.time()
-                began = time.monotonic()
-                for summary in pool.score(_chain(first, missing), stop, tick):
-                    ledger.scored(summary)
-                seconds = time.monotonic() - began
-                tick()
-            return {
-                "scored_now": board.rows_scored,
-                "workers": layout.workers,
-                "lost_workers": pool.lost_workers,
-                "rows_per_second": round(board.rows_scored / seconds, 3) if seconds else None,
-            }
+        with pool, StopRequest() as stop:
+            pool.open()
+            board.scoring_since = time.time()
+            began = time.monotonic()
+            for summary in pool.score(_chain(first, missing), stop, tick):
+                ledger.scored(summary)
+            seconds = time.monotonic() - began
+            tick()
+        return {
+            "scored_now": board.rows_scored,
+            "workers": layout.workers,
+            "lost_workers": pool.lost_workers,
+            "rows_per_second": round(board.rows_scored / seconds, 3) if seconds else None,
+        }
 
 
 def _finish(job: _Job, intake: Intake, ledger: Ledger, figures: dict[str, Any]) -> ScoreManifest:
@@ -225,6 +239,6 @@ def _sweep(out: Path) -> None:
             leftover.unlink(missing_ok=True)
 
 
-def _chain(first: Shard, rest: Iterator[Shard]) -> Iterator[Shard]:
+def _chain(first: PlannedShard, rest: Iterator[PlannedShard]) -> Iterator[PlannedShard]:
     yield first
     yield from rest

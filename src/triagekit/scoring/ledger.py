@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from triagekit.progress import Progress
-from triagekit.scoring.intake import Shard
 from triagekit.scoring.part_formats import OutputFormat
 from triagekit.scoring.parts import DamagedPart, PartSummary, part_path, read_part, remove_part
+from triagekit.scoring.plan import PlannedShard
 from triagekit.scoring.status import StatusBoard
 from triagekit.scoring.tally import Tally
 
@@ -27,7 +27,7 @@ class Ledger:
     tally: Tally = field(default_factory=Tally)
     kept: int = 0
 
-    def missing(self, shards: Iterable[Shard]) -> Iterator[Shard]:
+    def missing(self, shards: Iterable[PlannedShard]) -> Iterator[PlannedShard]:
         """The shards without a good part; a part that cannot be trusted is removed first."""
         for shard in shards:
             path = part_path(self.folder, shard.index, self.output_format)
@@ -35,7 +35,7 @@ class Ledger:
                 yield shard
                 continue
             try:
-                summary = read_part(path, shard.index, shard.fingerprint, len(shard.rows))
+                summary = read_part(path, shard.index, shard.fingerprint, shard.rows)
             except DamagedPart as reason:
                 self.redone.append(f"{path.name}: {reason}")
                 self.board.parts_redone += 1
@@ -53,17 +53,6 @@ class Ledger:
         self.board.rows_scored += summary.rows
         self._take(summary)
         self.bar.advance(summary.rows, **self.board.figures())
-
-    def unchanged(self) -> None:
-        """A ticket that an earlier job has scored."""
-        self.board.unchanged += 1
-        self.bar.advance()
-        self.board.tell()
-
-    def set_aside(self) -> None:
-        """A row that is no ticket."""
-        self.board.rejects += 1
-        self.bar.advance()
 
     def _take(self, summary: PartSummary) -> None:
         self.tally.add(summary.tally)

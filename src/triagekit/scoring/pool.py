@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from triagekit.errors import TriageError
-from triagekit.scoring.intake import Shard
 from triagekit.scoring.layout import start_ray
 from triagekit.scoring.parts import PartSummary
+from triagekit.scoring.plan import PlannedShard
 from triagekit.scoring.stopping import ScoringInterrupted, StopRequest
 from triagekit.scoring.worker import ScoreWorker, WorkerOrder
 
@@ -27,7 +27,7 @@ class _Member:
     """A worker and the shards given to it, oldest first: the first is the one it is at."""
 
     actor: Any
-    tasks: deque[tuple[Any, Shard]] = field(default_factory=deque)
+    tasks: deque[tuple[Any, PlannedShard]] = field(default_factory=deque)
     rows: int = 0
     errors: int = 0
     restarts: int = 0
@@ -98,7 +98,7 @@ class WorkerPool:
         ]
 
     def score(
-        self, shards: Iterable[Shard], stop: StopRequest | None = None, tick: Callable[[], None] | None = None
+        self, shards: Iterable[PlannedShard], stop: StopRequest | None = None, tick: Callable[[], None] | None = None
     ) -> Iterator[PartSummary]:
         """Summaries of the parts, as they are finished. Takes a new shard only when a worker has room for it.
 
@@ -107,7 +107,7 @@ class WorkerPool:
         """
         asked = stop or StopRequest()
         waiting = iter(shards)
-        again: deque[Shard] = deque()
+        again: deque[PlannedShard] = deque()
         exhausted = False
         while True:
             while not exhausted or again:
@@ -118,7 +118,7 @@ class WorkerPool:
                 if shard is None:
                     exhausted = True
                     break
-                member.tasks.append((member.actor.score.remote(shard), shard))
+                member.tasks.append((member.actor.score_planned.remote(shard), shard))
             if not any(member.tasks for member in self._members):
                 return
             summary = self._next_result(again)
@@ -146,7 +146,7 @@ class WorkerPool:
                     # The same signal may have ended the worker; its shard is missing then, and done by the next call.
                     continue
 
-    def _next_result(self, again: deque[Shard]) -> PartSummary | None:
+    def _next_result(self, again: deque[PlannedShard]) -> PartSummary | None:
         """Wait a little for one worker; its result, or None where none came or it died (its shards are in `again`)."""
         import ray
 
@@ -168,13 +168,13 @@ class WorkerPool:
         member.errors += summary.verdicts.get("error", 0)
         return summary
 
-    def _replace(self, member: _Member, again: deque[Shard], error: Exception) -> None:
+    def _replace(self, member: _Member, again: deque[PlannedShard], error: Exception) -> None:
         self.lost_workers += 1
         at_work = member.tasks[0][1]
         self._attempts[at_work.index] = self._attempts.get(at_work.index, 0) + 1
         if self._attempts[at_work.index] >= SHARD_ATTEMPTS:
             raise TriageError(
-                f"Shard {at_work.index} (tickets {at_work.rows[0][0]!r} to {at_work.rows[-1][0]!r}) ended "
+                f"Shard {at_work.index} (tickets {at_work.span}) ended "
                 f"{SHARD_ATTEMPTS} workers. If memory ran out, lower batch_size or workers and run the same command "
                 "again; finished parts are kept."
             )
@@ -193,7 +193,7 @@ class WorkerPool:
             member.restarts + 1,
             member.since,
         )
-        fresh.tasks.append((fresh.actor.score.remote(at_work), at_work))
+        fresh.tasks.append((fresh.actor.score_planned.remote(at_work), at_work))
         again.extend(shard for _, shard in list(member.tasks)[1:])
         self._members[self._members.index(member)] = fresh
 

@@ -12,9 +12,11 @@ from triagekit.errors import TriageError
 from triagekit.scoring.intake import Shard
 from triagekit.scoring.part_formats import OutputFormat
 from triagekit.scoring.parts import PartSummary, write_part
+from triagekit.scoring.plan import PlannedShard, read_planned
 from triagekit.scoring.trouble import disk_full, is_disk_full, is_out_of_memory, release_memory
 
 if TYPE_CHECKING:
+    from triagekit.scoring.job_card import Reading
     from triagekit.scoring.policy import ThresholdPolicy
     from triagekit.scoring.predictor import Prediction, Predictor
 
@@ -37,6 +39,9 @@ class WorkerOrder:
     threads: int
     policy: ThresholdPolicy | None = None
     output_format: OutputFormat = "parquet"
+    archive: str = ""
+    reading: Reading | None = None
+    job: str = ""
     rows_at_once: int | None = None
     """Given to the model together, where memory has run out before; None: as many as it takes."""
 
@@ -74,6 +79,12 @@ class ScoreWorker:
     def process_id(self) -> int:
         """Of the process that this worker lives in."""
         return os.getpid()
+
+    def score_planned(self, planned: PlannedShard) -> PartSummary:
+        """Read a shard's tickets where they lie, score them and write their part. Raises TriageError as `score` does,
+        and where the archive is not what it was."""
+        assert self._order.reading is not None
+        return self.score(read_planned(Path(self._order.archive), self._order.reading, planned, self._order.job))
 
     def score(self, shard: Shard) -> PartSummary:
         """Score one shard and write its part.
