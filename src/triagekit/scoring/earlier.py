@@ -66,6 +66,7 @@ class EarlierRows:
         self._database.execute("PRAGMA journal_mode=OFF")
         self._database.execute("PRAGMA cache_size=-65536")
         self._database.execute("CREATE TABLE earlier (id TEXT PRIMARY KEY, text_hash TEXT) WITHOUT ROWID")
+        self._database.execute("BEGIN")
         # Oldest first: of a ticket that changed, the latest text counts.
         for folder, manifest in reversed(chain):
             for shard, part in enumerate(manifest["parts"]):

@@ -55,6 +55,8 @@ class SeenIds:
         self._database.execute("PRAGMA journal_mode=OFF")
         self._database.execute("PRAGMA cache_size=-65536")
         self._database.execute("CREATE TABLE seen (id TEXT PRIMARY KEY, place TEXT) WITHOUT ROWID")
+        # One transaction that is never ended: with one for each id, the time grows with the square of their number.
+        self._database.execute("BEGIN")
 
     def add(self, identity: str, place: str) -> str | None:
         """Remember an id; the place where it came first if it is not new."""
