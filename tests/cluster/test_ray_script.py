@@ -27,7 +27,7 @@ from triagekit.cluster.ray_script import (
 )
 from triagekit.cluster.sites import load_site
 from triagekit.errors import TriageError
-from triagekit.scoring.pool import cluster_layout
+from triagekit.scoring.layout import cluster_layout
 
 GOLDEN = Path(__file__).parent / "golden"
 PYTHON = "python=/opt/triagekit/bin/python"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,14 +17,18 @@ from typing import Any
 import psutil
 import pyarrow.parquet as parquet
 import pytest
-from scoring_helpers import make_adapter, many_tickets, write_archive
+from scoring_helpers import TICKETS_SCHEMA, make_adapter, many_tickets, write_archive
 
 from triagekit.errors import ProblemsError, TriageError
 from triagekit.progress import SilentProgress
 from triagekit.schema import validate_record
+from triagekit.scoring.confidence_map import ConfidenceMap, StoredCalibration, write_calibration
 from triagekit.scoring.job import score_archive
+from triagekit.scoring.part_columns import column_kinds
+from triagekit.scoring.part_formats import read_columns
 from triagekit.scoring.predictor import Predictor
 from triagekit.scoring.settings import ScoreSettings
+from triagekit.scoring.status import read_status
 
 
 def settings_for(adapter: Path, archive: Path, out: Path, **changes: Any) -> ScoreSettings:
@@ -40,7 +45,7 @@ def ray_in_this_process() -> Iterator[None]:
     """One Ray for the jobs of this process: starting it takes longer than they do."""
     import ray
 
-    from triagekit.scoring.pool import start_ray
+    from triagekit.scoring.layout import start_ray
 
     assert start_ray(None, workers=3, gpus=0)
     assert not start_ray(None, workers=3, gpus=0)
@@ -91,10 +96,15 @@ def test_parts_hold_what_the_predictor_says(finished: Any, adapter: Path) -> Non
         assert row["schema_fingerprint"] == predictor.schema.fingerprint
 
 
-def test_a_rerun_scores_nothing_and_damaged_parts_are_redone(finished: Any, adapter: Path) -> None:
+def test_a_rerun_scores_nothing_and_damaged_parts_are_redone(
+    finished: Any, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     archive, out, _ids, _ = finished
     before = table_of(out)
-    again = score_archive(settings_for(adapter, archive, out))
+    with monkeypatch.context() as patch:
+        patch.setattr("triagekit.scoring.job.make_plan", None)  # the frozen plan is gone by
+        again = score_archive(settings_for(adapter, archive, out))
+    assert (again.rows_in, again.rejects) == (44, 4)
     assert (again.scored_now, again.parts_kept, again.workers) == (0, 3, 0)
     part = out / "part-00000.parquet"
     content = bytearray(part.read_bytes())
@@ -140,6 +150,111 @@ def test_another_job_is_refused_with_all_that_differs(
         score_archive(settings_for(adapter, changed, out))
     with pytest.raises(TriageError, match="holds other things"):
         score_archive(settings_for(adapter, archive, archive.parent))
+
+
+@pytest.fixture(scope="module")
+def appended(finished: Any, adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ScoreSettings, Any]:
+    """The same archive a week later: two tickets changed, five new; as CSV, split, with calibrated confidences."""
+    archive, out, ids, _ = finished
+    folder = tmp_path_factory.mktemp("later")
+    lines = archive.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines[7] = f"{ids[6]},changed since\n"
+    lines[20] = f"{ids[19]},=changed too\n"
+    later = folder / archive.name
+    later.write_text("".join(lines) + "".join(f"-N{number},new {number}\n" for number in range(5)), encoding="utf-8")
+    run = folder / "run"
+    shutil.copytree(adapter, run / "adapter")
+    card = json.loads((adapter / "triagekit.json").read_text(encoding="utf-8"))
+    maps = dict.fromkeys(("category", "subcategory", "priority"), ConfidenceMap(1.5, 0.5))
+    write_calibration(
+        run,
+        StoredCalibration(
+            card["fingerprint"], card["schema_fingerprint"], "data", "val", 80, maps, ConfidenceMap(1.0, 1.0)
+        ),
+    )
+    settings = settings_for(
+        run / "adapter",
+        later,
+        folder / "out",
+        output_format="csv",
+        partition_by="category",
+        append_since=str(out),
+        auto_at=0.5,
+        shard_rows=4,
+    )
+    return folder / "out", settings, score_archive(settings)
+
+
+def test_only_what_is_new_or_changed_is_scored(finished: Any, appended: Any) -> None:
+    _, _, ids, before = finished
+    out, settings, manifest = appended
+    assert (manifest.rows_in, manifest.rows_out, manifest.rejects, manifest.unchanged) == (49, 7, 4, 38)
+    kinds = column_kinds(TICKETS_SCHEMA, True)
+    parts = [read_columns(path, "csv", kinds) for path in sorted(out.glob("part-*.csv"))]
+    assert [identity for part in parts for identity in part["id"]] == [
+        ids[6],
+        ids[19],
+        *(f"-N{number}" for number in range(5)),
+    ]
+    assert "'-N0," in (out / "part-00000.csv").read_text(encoding="utf-8")
+    assert manifest.job["append_since"] == before.job["fingerprint"]
+    # The third job knows the rows of both.
+    third = settings.model_copy(update={"out": str(out.parent / "third"), "append_since": str(out)})
+    assert (score_archive(third).rows_out, score_archive(third).unchanged) == (0, 45)
+    with pytest.raises(TriageError, match="cannot come before itself"):
+        score_archive(settings.model_copy(update={"append_since": str(out)}))
+    with pytest.raises(TriageError, match="holds no finished job"):
+        score_archive(third.model_copy(update={"append_since": str(out.parent)}))
+
+
+def test_an_earlier_job_of_another_adapter_is_refused(
+    appended: Any, tiny_model_folder: Path, tmp_path: Path, finished: Any
+) -> None:
+    _, settings, _ = appended
+    other = make_adapter(tmp_path / "other", tiny_model_folder, seed=9)
+    changed = {"run": str(other), "out": str(tmp_path / "out"), "auto_at": None, "partition_by": None}
+    with pytest.raises(ProblemsError, match="scored by another model") as refused:
+        score_archive(settings.model_copy(update=changed))
+    assert [problem.where for problem in refused.value.problems] == ["adapter"]
+    kept = {**changed, "archive": str(finished[0]), "append_any": True}
+    assert score_archive(settings.model_copy(update=kept)).unchanged == 40
+
+
+def test_the_threshold_is_on_calibrated_confidence(appended: Any, adapter: Path) -> None:
+    out, settings, manifest = appended
+    columns = read_columns(out / "part-00000.csv", "csv", column_kinds(TICKETS_SCHEMA, True))
+    raw = [columns[f"raw_confidence_{name}"][0] for name in ("category", "subcategory", "priority")]
+    assert columns["confidence_category"][0] == pytest.approx(ConfidenceMap(1.5, 0.5)(raw[0]))
+    assert columns["confidence_record"][0] == pytest.approx(ConfidenceMap(1.0, 1.0)(raw[0] * raw[1] * raw[2]))
+    for verdict, chance in zip(columns["verdict"], columns["confidence_record"], strict=True):
+        assert verdict == ("auto" if chance >= 0.5 else "review")
+    policy = manifest.policy
+    assert policy["coverage"] == manifest.verdicts.get("auto", 0) / 7
+    assert policy["calibrated_columns"][0] == "confidence_record" and len(policy["raw_columns"]) == 3
+    assert sum(manifest.confidence_histogram["record"]) == 7
+    assert sum(manifest.distribution["category"]["values"].values()) == 7
+    with pytest.raises(TriageError, match=r"has no calibration.*triage evaluate .* --calibrate"):
+        score_archive(settings.model_copy(update={"run": str(adapter), "out": str(out.parent / "none")}))
+    with pytest.raises(ValueError, match="decide the same thing"):
+        settings_for(adapter, out, out, auto_at=0.9, auto_threshold=0.9)
+    with pytest.raises(ValueError, match="leave constrained true"):
+        settings_for(adapter, out, out, auto_at=0.9, constrained=False)
+
+
+def test_the_rows_stand_once_more_by_category_and_the_job_says_it_is_done(appended: Any) -> None:
+    out, settings, manifest = appended
+    assert sum(manifest.partitions["rows"].values()) == 7
+    split = sorted((out / "by_category").rglob("part-*.csv"))
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) - 1 for path in split) == 7
+    status = read_status(out)
+    assert (status["state"], status["rows_scored"], status["unchanged"], status["rejects"]) == ("finished", 7, 38, 4)
+    assert [row["rows"] for row in status["workers"]] == [7]
+    # A part whose ledger entry a kill has prevented is scored again; the others are kept.
+    before = (out / "part-00001.csv").read_bytes()
+    (out / "_ledger" / "part-00001.csv.json").unlink()
+    again = score_archive(settings)
+    assert (again.scored_now, again.parts_kept) == (3, 1) and "not finished" in again.parts_redone[0]
+    assert (out / "part-00001.csv").read_bytes() == before
 
 
 def test_two_drivers_do_not_share_a_folder(finished: Any, adapter: Path) -> None:

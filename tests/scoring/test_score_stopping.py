@@ -6,11 +6,15 @@ import os
 import signal
 import sys
 import types
+from collections import deque
 
 import pytest
 
 from triagekit.cli.main import main
+from triagekit.errors import TriageError
 from triagekit.scoring import pool as pool_module
+from triagekit.scoring.intake import Shard
+from triagekit.scoring.parts import PartSummary
 from triagekit.scoring.pool import WorkerPool
 from triagekit.scoring.stopping import ScoringInterrupted, StopRequest
 
@@ -21,7 +25,9 @@ class FakeRay:
     def __init__(self, never=()):
         self.never = set(never)
         self.given = []
-        self.exceptions = types.SimpleNamespace(RayTaskError=ValueError, RayActorError=KeyError, RayError=LookupError)
+        self.exceptions = types.SimpleNamespace(
+            RayTaskError=ValueError, RayActorError=KeyError, OutOfMemoryError=MemoryError, RayError=LookupError
+        )
 
     def submit(self, shard):
         self.given.append(shard)
@@ -32,7 +38,7 @@ class FakeRay:
         return done, [task for task in tasks if task not in done]
 
     def get(self, task):
-        return f"summary of {task}"
+        return PartSummary(task, "fingerprint", 1, {"auto": 1})
 
 
 @pytest.fixture
@@ -44,14 +50,40 @@ def fake(monkeypatch):
 
 def make_pool(ray, workers):
     pool = WorkerPool(None, workers, 3, None, 0)
-    actor = types.SimpleNamespace(score=types.SimpleNamespace(remote=ray.submit))
+    actor = types.SimpleNamespace(score_planned=types.SimpleNamespace(remote=ray.submit))
     pool._members = [pool_module._Member(actor) for _ in range(workers)]
     return pool
 
 
 def test_without_a_signal_every_shard_is_scored(fake):
     pool = make_pool(fake, 2)
-    assert sorted(pool.score(range(20))) == sorted(f"summary of {number}" for number in range(20))
+    assert sorted(summary.shard for summary in pool.score(range(20))) == list(range(20))
+    assert sum(row["rows"] for row in pool.table()) == 20
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"), [(["killed", "killed"], [None, 16]), (["the node ran low on memory", "killed"], [32, 16])]
+)
+def test_a_worker_that_memory_has_ended_is_replaced_by_a_leaner_one(fake, told, expected):
+    pool, asked = make_pool(fake, 2), []
+    pool._order = types.SimpleNamespace(batch_size=64)
+    actor = pool._members[0].actor
+
+    def new_member(rows_at_once=None):
+        asked.append(rows_at_once)
+        return pool_module._Member(actor)
+
+    pool._new_member = new_member
+    shard, behind, again = Shard(4, (("a", "x"),), "f"), Shard(5, (("b", "y"),), "f"), deque()
+    for reason in told:
+        pool._members[0].tasks = deque([("task", shard), ("next", behind)])
+        pool._replace(pool._members[0], again, KeyError(reason))
+        # The shard goes to the lean worker itself, what waited behind it to whoever is free.
+        assert [item[1] for item in pool._members[0].tasks] == [shard]
+    assert asked == expected and list(again) == [behind, behind]
+    assert (pool.lost_workers, pool.table()[0]["restarts"]) == (2, 2)
+    with pytest.raises(TriageError, match=r"Shard 4 .* ended 3 workers"):
+        pool._replace(pool._members[0], again, KeyError("killed"))
 
 
 def test_after_the_signal_no_shard_is_begun_and_those_at_work_are_finished(fake):
@@ -63,7 +95,7 @@ def test_after_the_signal_no_shard_is_begun_and_those_at_work_are_finished(fake)
                 os.kill(os.getpid(), signal.SIGUSR2)
     assert told.value.signal_number == signal.SIGUSR2
     # Each of the two workers finishes the one it is at; what waited behind it is left.
-    assert len(scored) == 5 and len(set(scored)) == 5
+    assert len(scored) == 5 and len({summary.shard for summary in scored}) == 5
     assert len(fake.given) <= 3 + 2 * pool_module.UNDER_WAY_PER_WORKER
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,9 @@ import pyarrow.parquet as parquet
 import pytest
 
 from triagekit.errors import TriageError
-from triagekit.scoring.intake import Intake, SeenIds, Shard, read_shards
+from triagekit.scoring.intake import SeenIds, Shard
+from triagekit.scoring.part_formats import OutputFormat
+from triagekit.scoring.parts import part_files, read_part
 from triagekit.scoring.predictor import Predictor
 from triagekit.scoring.worker import ScoreWorker, WorkerOrder, predict_each
 
@@ -53,6 +57,58 @@ def test_a_shard_without_any_success_stops_the_job(predictor: Predictor, adapter
     assert not list(tmp_path.iterdir())
 
 
+class Hungry(Choking):
+    """A predictor whose memory holds `room` tickets together."""
+
+    def __init__(self, predictor: Predictor, room: int) -> None:
+        super().__init__(predictor, "never")
+        self.room, self.asked = room, []
+
+    def predict(self, texts: list[str]) -> Any:
+        self.asked.append(len(texts))
+        if len(texts) > self.room:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: 8 GB")
+        return super().predict(texts)
+
+
+def test_where_memory_runs_out_fewer_tickets_go_together(predictor: Predictor, adapter: Path, tmp_path: Path) -> None:
+    worker = ScoreWorker(order_for(adapter, tmp_path))
+    worker._predictor = hungry = Hungry(predictor, room=3)
+    rows = tuple((str(number), f"ticket {number}") for number in range(10))
+    assert worker.score(Shard(0, rows, "f")).verdicts == {"auto": 10}
+    # 8 is the batch size: 4 are still too many; from then on 2, in the next shard too.
+    assert hungry.asked == [10, 4, 2, 2, 2, 2, 2]
+    worker.score(Shard(1, rows[:3], "f"))
+    assert hungry.asked[7:] == [2, 1]
+    # A ticket that has no room even alone costs its own row.
+    worker._predictor = Hungry(predictor, room=0)
+    worker._rows_at_once = None
+    worker.score(Shard(2, rows[:2], "f"))
+    table = parquet.read_table(tmp_path / "part-00002.parquet").to_pylist()
+    assert [row["verdict"] for row in table] == ["error", "error"] and "can't allocate" in table[0]["error"]
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "csv"])
+def test_a_full_disk_is_told_and_parts_already_written_stay(
+    predictor: Predictor, adapter: Path, tmp_path: Path, output_format: OutputFormat
+) -> None:
+    worker = ScoreWorker(replace(order_for(adapter, tmp_path), output_format=output_format))
+    worker._predictor = predictor
+    shards = [Shard(number, tuple((f"{number}-{n}", f"ticket {n}") for n in range(8)), "f") for number in range(2)]
+    summary = worker.score(shards[0])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+    try:
+        with pytest.raises(TriageError, match=r"no room left.*stay good.*same command"):
+            worker.score(shards[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert part_files(tmp_path, output_format).keys() == {0}
+    assert not list(tmp_path.glob(".*.tmp"))
+    assert read_part(part_files(tmp_path, output_format)[0], 0, "f", 8) == summary
+    assert worker.score(shards[1]).rows == 8
+
+
 def test_error_rows_stand_in_the_part(predictor: Predictor, adapter: Path, tmp_path: Path) -> None:
     worker = ScoreWorker(order_for(adapter, tmp_path))
     worker._predictor = Choking(predictor, "poison")
@@ -90,17 +146,3 @@ def test_seen_ids_are_exact() -> None:
     assert seen.add("a ", "x:3") is None
     assert seen.add("a", "x:4") == "x:1"
     seen.close()
-
-
-def test_shards_are_the_same_in_every_reading_and_differ_between_jobs(tmp_path: Path) -> None:
-    from triagekit.scoring.job_card import Reading
-
-    path = tmp_path / "tickets.jsonl"
-    path.write_text("\n".join(f'{{"id": "{n}", "text": "ticket {n}"}}' for n in range(10)), encoding="utf-8")
-
-    def shards(job: str) -> list[Shard]:
-        return list(read_shards(path, Reading(None, None), 4, job, Intake(), lambda row: None))
-
-    one, two, other = shards("job"), shards("job"), shards("other")
-    assert one == two and [len(shard.rows) for shard in one] == [4, 4, 2]
-    assert {shard.fingerprint for shard in one}.isdisjoint(shard.fingerprint for shard in other)

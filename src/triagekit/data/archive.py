@@ -1,14 +1,13 @@
-"""Tickets of an archive to be scored: streamed, in a fixed order, each with its place, so that shards can be counted."""
+"""Rows of an archive to be scored as tickets: id and text, each with its place."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from triagekit.data.collect import columns_seen, look_ahead
 from triagekit.data.mapping import DataMapping, RowMapper, check_columns
-from triagekit.data.pieces import Reject
+from triagekit.data.pieces import RawRow, Reject
 from triagekit.data.source_settings import SourceSettings
 from triagekit.data.sources import read_source
 
@@ -24,29 +23,31 @@ class Ticket:
     slices: dict[str, str] = field(default_factory=dict)
 
 
-def iter_tickets(
-    path: Path, mapping: DataMapping | None = None, settings: SourceSettings | None = None
-) -> Iterator[Ticket | Reject]:
-    """Tickets and rejects of a file or folder with flat memory; the n-th piece is the same in every reading.
+def archive_mapper(mapping: DataMapping | None) -> RowMapper:
+    """Takes id and text of a row. Columns that a mapping names for labels need not be there.
 
     Without a mapping the text is the column `text` (or what a known format calls so) and the id the column `id`.
-    Columns that a mapping names for labels need not be there. Raises TriageError where text or id column are missing.
     """
-    mapper = RowMapper(_without_labels(mapping or DataMapping()))
-    ahead, pieces = look_ahead(read_source(path, settings))
+    return RowMapper(_without_labels(mapping or DataMapping()))
+
+
+def check_archive(path: Path, mapper: RowMapper, settings: SourceSettings | None = None) -> None:
+    """Look at the first rows. Raises TriageError where text or id column are missing."""
+    ahead, _ = look_ahead(read_source(path, settings))
     columns, _ = columns_seen(mapper, ahead)
     if columns:
         check_columns(mapper, columns, (), "mapping")
-    for piece in pieces:
-        if isinstance(piece, Reject):
-            yield piece
-            continue
-        mapped = mapper.apply(piece)
-        if isinstance(mapped, Reject):
-            yield mapped
-        else:
-            identity = mapped.id or f"{piece.file}:{piece.line}"
-            yield Ticket(identity, mapped.text, piece.line, piece.file, mapped.slices)
+
+
+def as_ticket(mapper: RowMapper, piece: RawRow | Reject) -> Ticket | Reject:
+    """A piece of a source as a ticket; what cannot be one stays or becomes a Reject."""
+    if isinstance(piece, Reject):
+        return piece
+    mapped = mapper.apply(piece)
+    if isinstance(mapped, Reject):
+        return mapped
+    identity = mapped.id or f"{piece.file}:{piece.line}"
+    return Ticket(identity, mapped.text, piece.line, piece.file, mapped.slices)
 
 
 def _without_labels(mapping: DataMapping) -> DataMapping:

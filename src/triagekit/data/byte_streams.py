@@ -42,18 +42,26 @@ def compression_of(path: Path) -> str:
     return "zstd" if start == ZSTD_MAGIC else ""
 
 
-def byte_chunks(path: Path) -> Iterator[bytes]:
-    """Decompressed content of `path`, a chunk at a time. Raises BrokenSource after the last good chunk."""
+def byte_chunks(path: Path, start: int = 0) -> Iterator[bytes]:
+    """Decompressed content of `path` from byte `start`, a chunk at a time. Raises BrokenSource after the last good chunk."""
     kind = compression_of(path)
     if kind == "gzip":
-        return _decompressed(path, lambda: zlib.decompressobj(wbits=31), "gzip")
+        return _behind(start, _decompressed(path, lambda: zlib.decompressobj(wbits=31), "gzip"))
     if kind == "zstd":
-        return _decompressed(path, _zstd_decompressor(), "zstd")
-    return _plain(path)
+        return _behind(start, _decompressed(path, _zstd_decompressor(), "zstd"))
+    return _plain(path, start)
 
 
-def _plain(path: Path) -> Iterator[bytes]:
+def _behind(start: int, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    for chunk in chunks:
+        if start < len(chunk):
+            yield chunk[start:]
+        start = max(0, start - len(chunk))
+
+
+def _plain(path: Path, start: int = 0) -> Iterator[bytes]:
     with path.open("rb") as handle:
+        handle.seek(start)
         while True:
             try:
                 block = handle.read(READ_BYTES)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from triagekit.data.marks import Mark
 from triagekit.data.pieces import RawRow, Reject
 from triagekit.data.source_settings import SourceSettings
 from triagekit.data.text_lines import Line, LineSource
@@ -31,45 +32,70 @@ class _Record:
         return "".join(line.text for line in self.lines[:20])
 
 
-def read_csv(source: LineSource, file: str, settings: SourceSettings, tabs: bool = False) -> Iterator[RawRow | Reject]:
-    """Rows of a CSV source as dictionaries by column name; values are text, "" where a cell is empty."""
-    # The limit of the csv module is 128 KiB by default and raises; ours is on the row and rejects.
-    csv.field_size_limit(max(csv.field_size_limit(), settings.max_row_characters + 1))
-    delimiter = "\t" if tabs and settings.delimiter == "auto" else settings.delimiter
-    columns = list(settings.columns) if settings.columns is not None else None
-    firsts = _FirstCells()
-    while (first := source.next()) is not None:
-        if not first.text.strip() and first.problem is None:
-            continue
-        if delimiter == "auto":
-            delimiter = _delimiter(first.text)
-        record = _record(first, source, delimiter, settings.max_row_characters)
-        if columns is None and record.cells is not None:
-            columns = _column_names(record.cells)
-            continue
-        problem = record.problem or ("no header", "the first row of the file cannot be read as column names")
-        returned: list[Line] = []
-        if record.cells is None:
-            # A row that broke gives back every line but its first: they are rows of their own, or broken ones.
-            returned = record.lines[1:]
-        elif columns is not None and len(record.cells) != len(columns):
-            problem = ("ragged row", f"expected {len(columns)} columns, found {len(record.cells)}")
-            if any(_is_whole_row(line.text, delimiter, len(columns)) for line in record.lines[1:]):
-                returned = record.lines[1:]
-        elif columns is not None:
-            if any("\0" in cell for cell in record.cells):
-                problem = ("NUL byte", "")
-            elif firsts.fit(record.cells[0], first.number):
-                yield RawRow(first.number, file, dict(zip(columns, record.cells, strict=True)))
+class CsvRows:
+    """Rows of a CSV source as dictionaries by column name; values are text, "" where a cell is empty.
+
+    `start`: a mark of the same file, where the source begins.
+    """
+
+    def __init__(
+        self, source: LineSource, file: str, settings: SourceSettings, tabs: bool = False, start: Mark | None = None
+    ) -> None:
+        self._source, self._file, self._settings = source, file, settings
+        self._delimiter = "\t" if tabs and settings.delimiter == "auto" else settings.delimiter
+        self._columns = list(settings.columns) if settings.columns is not None else None
+        self._firsts = _FirstCells()
+        if start is not None and start.columns is not None:
+            self._delimiter, self._columns = start.delimiter or self._delimiter, list(start.columns)
+            self._firsts = _FirstCells(start.rows, start.id_like)
+
+    def marked(self, mark: Mark) -> Mark | None:
+        """`mark` with what was learnt of the file; None before the header, and where lines are looked at closely."""
+        if self._columns is None or self._firsts.is_doubted(mark.line):
+            return None
+        return replace(
+            mark,
+            delimiter=self._delimiter,
+            columns=tuple(self._columns),
+            rows=min(self._firsts.rows, ENOUGH_ROWS),
+            id_like=self._firsts.id_like,
+        )
+
+    def __iter__(self) -> Iterator[RawRow | Reject]:
+        # The limit of the csv module is 128 KiB by default and raises; ours is on the row and rejects.
+        csv.field_size_limit(max(csv.field_size_limit(), self._settings.max_row_characters + 1))
+        while (first := self._source.next()) is not None:
+            if not first.text.strip() and first.problem is None:
                 continue
-            else:
-                problem = ("part of a broken row", "its first cell is not like those of the other rows")
-        if returned or record.cells is None:
-            source.push_back(returned)
-            # The broken row may go on behind the line where it broke.
-            firsts.doubt(record.lines[-1].number + 1)
-            del record.lines[1:]
-        yield Reject(file, first.number, problem[0], record.raw, problem[1])
+            if self._delimiter == "auto":
+                self._delimiter = _delimiter(first.text)
+            record = _record(first, self._source, self._delimiter, self._settings.max_row_characters)
+            if self._columns is None and record.cells is not None:
+                self._columns = _column_names(record.cells)
+                continue
+            problem = record.problem or ("no header", "the first row of the file cannot be read as column names")
+            returned: list[Line] = []
+            if record.cells is None:
+                # A row that broke gives back every line but its first: they are rows of their own, or broken ones.
+                returned = record.lines[1:]
+            elif self._columns is not None and len(record.cells) != len(self._columns):
+                problem = ("ragged row", f"expected {len(self._columns)} columns, found {len(record.cells)}")
+                if any(_is_whole_row(line.text, self._delimiter, len(self._columns)) for line in record.lines[1:]):
+                    returned = record.lines[1:]
+            elif self._columns is not None:
+                if any("\0" in cell for cell in record.cells):
+                    problem = ("NUL byte", "")
+                elif self._firsts.fit(record.cells[0], first.number):
+                    yield RawRow(first.number, self._file, dict(zip(self._columns, record.cells, strict=True)))
+                    continue
+                else:
+                    problem = ("part of a broken row", "its first cell is not like those of the other rows")
+            if returned or record.cells is None:
+                self._source.push_back(returned)
+                # The broken row may go on behind the line where it broke.
+                self._firsts.doubt(record.lines[-1].number + 1)
+                del record.lines[1:]
+            yield Reject(self._file, first.number, problem[0], record.raw, problem[1])
 
 
 class _FirstCells:
@@ -78,10 +104,14 @@ class _FirstCells:
     A text of several lines inside broken quotes may happen to have as many delimiters as a row; it is no ticket.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rows: int = 0, id_like: bool = True) -> None:
         self._doubt_until = 0
-        self._rows = 0
-        self._id_like = True
+        self.rows = rows
+        self.id_like = id_like
+
+    def is_doubted(self, line: int) -> bool:
+        """Whether a row on `line` would be looked at closely."""
+        return line <= self._doubt_until
 
     def doubt(self, line: int) -> None:
         """Look closely at rows up to `line`."""
@@ -90,11 +120,11 @@ class _FirstCells:
     def fit(self, cell: str, line: int) -> bool:
         """Whether a row that begins on `line` with `cell` is to be believed; remembers the cell if so."""
         id_like = _ID_LIKE.match(cell) is not None
-        if line <= self._doubt_until and self._rows >= ENOUGH_ROWS and self._id_like and not id_like:
+        if self.is_doubted(line) and self.rows >= ENOUGH_ROWS and self.id_like and not id_like:
             self.doubt(line + 1)
             return False
-        self._rows += 1
-        self._id_like = self._id_like and id_like
+        self.rows += 1
+        self.id_like = self.id_like and id_like
         return True
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from triagekit.data.byte_streams import BrokenSource
@@ -56,16 +56,32 @@ class JsonStream:
     Holds at most `limit` characters of one object in memory.
     """
 
-    def __init__(self, chunks: Iterator[str], file: str, limit: int) -> None:
+    def __init__(
+        self,
+        chunks: Iterator[str],
+        file: str,
+        limit: int,
+        line: int = 1,
+        offset: int = 0,
+        depth: int = 0,
+        measure: Callable[[str], int] | None = None,
+    ) -> None:
+        """`line`, `offset` and `depth` are those of a mark of the same file, where the chunks begin."""
         self._chunks = chunks
         self._file = file
         self._limit = limit
         self._buffer = ""
         self._position = 0
-        self._line = 1
+        self._line = line
+        self._offset = offset
+        self._measure = measure
         self._ended = False
         self._broken: BrokenSource | None = None
-        self._depth = 0
+        self._depth = depth
+
+    def place(self) -> tuple[int, int, int]:
+        """Line, first byte and depth of what comes next."""
+        return self._line, self._offset, self._depth
 
     def __iter__(self) -> Iterator[RawRow | Reject]:
         while self._skip_space():
@@ -141,6 +157,8 @@ class JsonStream:
 
     def _advance(self, to: int) -> None:
         self._line += self._buffer.count("\n", self._position, to)
+        if self._measure is not None:
+            self._offset += self._measure(self._buffer[self._position : to])
         self._position = to
 
     def _read_more(self) -> bool:

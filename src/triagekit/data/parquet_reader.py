@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 BATCH_ROWS = 1_024
 
 
-def read_parquet(path: Path, file: str) -> Iterator[RawRow | Reject]:
-    """Rows of a Parquet file (also gzip or zstd around it); `line` is the row number, counted from 1."""
+def read_parquet(path: Path, file: str, begin: int = 1) -> Iterator[RawRow | Reject]:
+    """Rows of a Parquet file (also gzip or zstd around it); `line` is the row number, counted from 1.
+
+    Row groups before row `begin` are not read.
+    """
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -33,21 +36,25 @@ def read_parquet(path: Path, file: str) -> Iterator[RawRow | Reject]:
                 yield Reject(file, 0, "not a readable Parquet file", "", _first_line(error))
                 return
             with parquet:
-                yield from _row_groups(parquet, file)
+                yield from _row_groups(parquet, file, begin)
     except BrokenSource as error:
         yield Reject(file, 0, error.reason, "", error.detail)
 
 
-def _row_groups(parquet: Any, file: str) -> Iterator[RawRow | Reject]:
+def _row_groups(parquet: Any, file: str, begin: int) -> Iterator[RawRow | Reject]:
     import pyarrow as pa
 
     first = 1
     for group in range(parquet.num_row_groups):
         rows = parquet.metadata.row_group(group).num_rows
+        if first + rows <= begin:
+            first += rows
+            continue
         done = 0
         try:
             for batch in parquet.iter_batches(batch_size=BATCH_ROWS, row_groups=[group]):
-                for offset, values in enumerate(_values(batch)):
+                skipped = min(batch.num_rows, max(0, begin - first - done))
+                for offset, values in enumerate(_values(batch.slice(skipped)), start=skipped):
                     line = first + done + offset
                     if any(isinstance(value, str) and "\0" in value for value in values.values()):
                         yield Reject(file, line, "NUL byte", str(values))
@@ -56,7 +63,7 @@ def _row_groups(parquet: Any, file: str) -> Iterator[RawRow | Reject]:
                 done += batch.num_rows
         except (pa.ArrowException, OSError) as error:
             lost = f"rows {first + done} to {first + rows - 1}: {_first_line(error)}"
-            for line in range(first + done, first + rows):
+            for line in range(max(begin, first + done), first + rows):
                 yield Reject(file, line, "broken Parquet row group", "", lost)
         first += rows
 

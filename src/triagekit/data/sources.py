@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from triagekit.data.byte_streams import BrokenSource, byte_chunks
-from triagekit.data.csv_reader import read_csv
+from triagekit.data.csv_reader import CsvRows
 from triagekit.data.encodings import (
     SURROGATES,
     detect_encoding,
@@ -18,6 +19,7 @@ from triagekit.data.encodings import (
     text_chunks,
 )
 from triagekit.data.json_reader import JsonStream, read_jsonl
+from triagekit.data.marks import Mark, byte_counter
 from triagekit.data.parquet_reader import read_parquet
 from triagekit.data.pieces import RawRow, Reject
 from triagekit.data.source_settings import SourceSettings
@@ -76,21 +78,85 @@ def read_source(path: Path, settings: SourceSettings | None = None) -> Iterator[
 
 def read_file(path: Path, name: str, settings: SourceSettings) -> Iterator[RawRow | Reject]:
     """Rows and rejects of one file, called `name` in them."""
-    try:
-        kind = settings.format if settings.format != "auto" else format_of(path)
-        fallback: str | None = None
-        if kind == "parquet":
-            pieces = read_parquet(path, name)
-        elif kind == "unknown":
-            known = ", ".join(FORMATS)
-            yield Reject(name, 0, "unknown kind of file", "", f"known endings: {known}, each also .gz or .zst")
-            return
-        else:
-            pieces, fallback = _read_text(path, name, kind, settings)
-        for piece in pieces:
-            yield _decoded(piece, fallback) if isinstance(piece, RawRow) else piece
-    except OSError as error:
-        yield Reject(name, 0, "unreadable file", "", str(error.strerror))
+    return iter(SourceFile(path, name, settings))
+
+
+class SourceFile:
+    """One file, called `name` in its rows and rejects. Iterated once, from its beginning or from a mark of it.
+
+    `marked` says whether marks will be asked for; counting bytes takes a little time.
+    """
+
+    def __init__(
+        self, path: Path, name: str, settings: SourceSettings, start: Mark | None = None, marked: bool = False
+    ) -> None:
+        self._path, self._name, self._settings, self._start, self._marked = path, name, settings, start, marked
+        self._mark: Callable[[], Mark | None] = lambda: None
+
+    def mark(self) -> Mark | None:
+        """From where the next piece would be read, with all that is needed to read it and what follows as now; None
+        where no such place is known just here."""
+        return self._mark() if self._marked else None
+
+    def __iter__(self) -> Iterator[RawRow | Reject]:
+        path, name, settings, start = self._path, self._name, self._settings, self._start
+        try:
+            kind = settings.format if settings.format != "auto" else format_of(path)
+            fallback: str | None = None
+            if kind == "parquet":
+                pieces: Iterable[RawRow | Reject] = self._parquet()
+            elif kind == "unknown":
+                known = ", ".join(FORMATS)
+                yield Reject(name, 0, "unknown kind of file", "", f"known endings: {known}, each also .gz or .zst")
+                return
+            else:
+                look = _looked_at(path, kind, settings) if start is None else _Look.at(start)
+                fallback = look.fallback
+                pieces = self._text(look, kind)
+            for piece in pieces:
+                yield _decoded(piece, fallback) if isinstance(piece, RawRow) else piece
+        except OSError as error:
+            yield Reject(name, 0, "unreadable file", "", str(error.strerror))
+
+    def _parquet(self) -> Iterator[RawRow | Reject]:
+        next_row = begin = self._start.line if self._start else 1
+        self._mark = lambda: Mark(next_row)
+        for piece in read_parquet(self._path, self._name, begin):
+            next_row += 1
+            yield piece
+
+    def _text(self, look: _Look, kind: str) -> Iterable[RawRow | Reject]:
+        line, offset = (self._start.line, self._start.offset) if self._start else (1, look.skip)
+        measure = byte_counter(look.encoding) if self._marked else None
+        chunks = look.chunks if look.chunks is not None else byte_chunks(self._path, offset)
+        text = text_chunks(chunks, look.encoding, look.skip)
+        limit = self._settings.max_row_characters
+
+        def mark(place: tuple[int, int] | None, depth: int | None = None) -> Mark | None:
+            if place is None or measure is None:
+                return None
+            return Mark(*place, look.encoding, look.fallback, look.carriage, depth)
+
+        if look.depth is not None:
+            stream = JsonStream(text, self._name, limit, line, offset, look.depth, measure)
+            self._mark = lambda: mark(stream.place()[:2], stream.place()[2])
+            return stream
+        if look.carriage:
+            text = (chunk.replace("\r", "\n") for chunk in text)
+        source = LineSource(text_lines(text, limit, line, offset, measure), line, offset)
+        self._mark = lambda: mark(source.place())
+        if kind in ("json", "jsonl"):
+            return read_jsonl(source, self._name)
+        if kind == "text":
+            return _read_plain(source, self._name)
+        rows = CsvRows(source, self._name, self._settings, kind == "tsv", self._start)
+
+        def csv_mark() -> Mark | None:
+            here = mark(source.place())
+            return None if here is None else rows.marked(here)
+
+        self._mark = csv_mark
+        return rows
 
 
 def format_of(path: Path) -> str:
@@ -109,10 +175,25 @@ def format_of(path: Path) -> str:
     return "jsonl" if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{" else "unknown"
 
 
-def _read_text(
-    path: Path, name: str, kind: str, settings: SourceSettings
-) -> tuple[Iterator[RawRow | Reject], str | None]:
-    """The pieces of a text file, and the encoding of cells that are not UTF-8 (None: stray bytes)."""
+@dataclass(frozen=True)
+class _Look:
+    """What is known of a text file before its pieces are read. `depth` None: pieces stand on lines."""
+
+    encoding: str
+    fallback: str | None
+    carriage: bool
+    depth: int | None
+    skip: int = 0
+    chunks: Iterator[bytes] | None = None
+
+    @staticmethod
+    def at(mark: Mark) -> _Look:
+        """As it was found before the mark was made."""
+        return _Look(mark.encoding, mark.fallback, mark.carriage, mark.depth)
+
+
+def _looked_at(path: Path, kind: str, settings: SourceSettings) -> _Look:
+    """Encoding and arrangement of a text file by its first bytes."""
     sample, chunks = split_sample(byte_chunks(path))
     encoding, skip = detect_encoding(sample)
     fallback: str | None = None
@@ -121,18 +202,10 @@ def _read_text(
     elif encoding != "utf-8" and is_single_byte(encoding):
         # Read as UTF-8 where possible: a file put together from several may hold both.
         encoding, fallback = "utf-8", encoding
-    text = text_chunks(chunks, encoding, skip)
     head = sample[skip : skip + 65_536].decode(encoding, "replace")
-    if kind in ("json", "jsonl") and _is_stream(head, kind):
-        return iter(JsonStream(text, name, settings.max_row_characters)), fallback
-    if "\r" in head and "\n" not in head and kind != "json":
-        text = (chunk.replace("\r", "\n") for chunk in text)
-    source = LineSource(text_lines(text, settings.max_row_characters))
-    if kind in ("json", "jsonl"):
-        return read_jsonl(source, name), fallback
-    if kind == "text":
-        return _read_plain(source, name), fallback
-    return read_csv(source, name, settings, tabs=kind == "tsv"), fallback
+    stream = kind in ("json", "jsonl") and _is_stream(head, kind)
+    carriage = not stream and "\r" in head and "\n" not in head and kind != "json"
+    return _Look(encoding, fallback, carriage, 0 if stream else None, skip, chunks)
 
 
 def _is_stream(head: str, kind: str) -> bool:

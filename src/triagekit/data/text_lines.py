@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from triagekit.data.byte_streams import BrokenSource
@@ -15,18 +15,26 @@ class Line:
     number: int
     text: str
     problem: tuple[str, str] | None = None
+    end: int = 0
+    """First byte behind it in the decompressed file, where bytes are counted."""
 
 
-def text_lines(chunks: Iterable[str], limit: int) -> Iterator[Line]:
-    """Split at "\\n" only (other Unicode line ends stand inside texts). Lines beyond `limit` characters are marked."""
-    number = 1
+def text_lines(
+    chunks: Iterable[str], limit: int, number: int = 1, end: int = 0, measure: Callable[[str], int] | None = None
+) -> Iterator[Line]:
+    """Split at "\\n" only (other Unicode line ends stand inside texts). Lines beyond `limit` characters are marked.
+
+    The first line has `number` and begins at byte `end`; `measure` says of how many bytes a text was.
+    """
+    size_of = measure or (lambda _: 0)
     pending: list[str] = []
     size = 0
     try:
         for chunk in chunks:
             pieces = chunk.split("\n")
             for piece in pieces[:-1]:
-                yield _line(number, pending, size, piece + "\n", limit)
+                end += size_of(piece + "\n")
+                yield _line(number, pending, size, piece + "\n", limit, end)
                 pending, size = [], 0
                 number += 1
             last = pieces[-1]
@@ -35,33 +43,40 @@ def text_lines(chunks: Iterable[str], limit: int) -> Iterator[Line]:
                 if size <= limit:
                     pending.append(last)
                 size += len(last)
+                end += size_of(last)
     except BrokenSource as error:
         yield Line(number, "".join(pending)[:limit], (error.reason, error.detail))
         return
     if size:
-        yield _line(number, pending, size, "", limit)
+        yield _line(number, pending, size, "", limit, end)
 
 
-def _line(number: int, pending: list[str], size: int, end: str, limit: int) -> Line:
-    total = size + len(end)
+def _line(number: int, pending: list[str], size: int, rest: str, limit: int, end: int) -> Line:
+    total = size + len(rest)
     if total > limit + 1:
-        start = "".join([*pending, end])[:1000]
-        return Line(number, start, ("row too long", f"a line of {total:,} characters; the limit is {limit:,}"))
-    return Line(number, "".join([*pending, end]) if pending else end)
+        start = "".join([*pending, rest])[:1000]
+        return Line(number, start, ("row too long", f"a line of {total:,} characters; the limit is {limit:,}"), end)
+    return Line(number, "".join([*pending, rest]) if pending else rest, None, end)
 
 
 class LineSource:
     """Lines with a look back: lines that a broken row has swallowed can be pushed back and read again."""
 
-    def __init__(self, lines: Iterator[Line]) -> None:
+    def __init__(self, lines: Iterator[Line], number: int = 1, offset: int = 0) -> None:
         self._lines = lines
         self._returned: list[Line] = []
+        self._place = number, offset
+
+    def place(self) -> tuple[int, int] | None:
+        """Number and first byte of the next line; None while lines that were given back wait."""
+        return None if self._returned else self._place
 
     def next(self) -> Line | None:
         """The next line, or None at the end."""
-        if self._returned:
-            return self._returned.pop()
-        return next(self._lines, None)
+        line = self._returned.pop() if self._returned else next(self._lines, None)
+        if line is not None:
+            self._place = line.number + 1, line.end
+        return line
 
     def push_back(self, lines: list[Line]) -> None:
         """Give lines back, in their order."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from triagekit.data.dataset import ProcessedDataset
 from triagekit.data.rows import Row
 from triagekit.errors import TriageError
+from triagekit.evaluation.calibrate import effect_of_stored
 from triagekit.evaluation.intervals import mean_intervals
 from triagekit.evaluation.metrics import evaluate_table
 from triagekit.evaluation.table import PredictionTable
@@ -36,7 +37,7 @@ def evaluate_run(
     split: str = "test",
     base: str | None = None,
     limit: int | None = None,
-    free_sample: int = FREE_SAMPLE,
+    free_sample: int | None = FREE_SAMPLE,
     fresh: bool = False,
     data: Path | None = None,
     device: str | None = None,
@@ -46,8 +47,9 @@ def evaluate_run(
     """Metrics of `run` on `split`; writes `<run>/eval/<split>/predictions.parquet` and then `metrics.json`.
 
     `limit` takes the first so many tickets. On `free_sample` tickets of them the model also writes without the grammar,
-    which gives the share of valid records before the constraint. `data` replaces the data folder named by the run, for
-    a run that was moved; it must have the fingerprint that the run was trained on.
+    which gives the share of valid records before the constraint (None: an earlier figure stays, none is made). `data`
+    replaces the data folder named by the run, for a run that was moved; it must have the fingerprint that the run was
+    trained on.
     Predictions of the same adapter on the same tickets are reused unless `fresh`; so is a free sample of that size.
     Raises TriageError for an unfinished run, an unknown split, an empty split, or data that has changed.
     """
@@ -82,9 +84,9 @@ def evaluate_run(
         table, decoding = _decode(predictor, dataset.schema, rows, progress or SilentProgress())
         table.write(target / PREDICTIONS, key)
     free = earlier.get("valid_before_constraint")
-    wanted = min(free_sample, len(rows))
+    wanted = min(free_sample or 0, len(rows))
     if wanted == 0:
-        free = None
+        free = free if free_sample is None else None
     elif free is None or free.get("rows") != wanted:
         predictor = predictor or _predictor(folder, base, device)
         free = _free_validity(predictor, dataset.schema, rows, wanted, seed, progress or SilentProgress())
@@ -94,6 +96,7 @@ def evaluate_run(
         "split": split,
         **evaluate_table(dataset.schema, table, seed),
         "valid_before_constraint": free,
+        "calibrated": effect_of_stored(folder.adapter, split, table),
         "data_fingerprint": dataset.fingerprint,
         "adapter_fingerprint": card["fingerprint"],
         "rows_in_split": len(dataset.rows(split)),

@@ -92,3 +92,29 @@ def slice_rows(metrics: Mapping[str, Any]) -> Table:
         for value, part in list(values.items())[:8]
     ]
     return ["slice", "tickets", "all label fields right"], rows
+
+
+def calibrated_rows(metrics: Mapping[str, Any]) -> tuple[Table, Table]:
+    """Calibration error with and without the stored calibration, and what each `--auto-at` would give here."""
+    effect = metrics.get("calibrated")
+    if not effect:
+        return ([], []), ([], [])
+    errors = [
+        [name, _three(values["ece_before"]), _three(values["ece_after"])]
+        for name, values in [*effect["fields"].items(), ("the whole record", effect["record"])]
+    ]
+    thresholds = [
+        [
+            f"{item['threshold']:.2f}",
+            f"{item['coverage']:.1%}",
+            "–" if item["accuracy"] is None else f"{1 - item['accuracy']:.1%}",
+            "–" if item["expected_error"] is None else f"{item['expected_error']:.1%}",
+        ]
+        for item in effect["thresholds"]
+    ]
+    heads = ["--auto-at", "handled by the model", "of these wrong", "expected by the confidence"]
+    return (["confidence of", "ECE raw", "ECE calibrated"], errors), (heads, thresholds)
+
+
+def _three(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

@@ -1,20 +1,11 @@
-"""Tickets of an archive on their way to the shards: empty and repeated ones are set aside, and everything is counted."""
+"""What passes from an archive to the workers: shards of tickets, their fingerprints, counts, and ids seen before."""
 
 from __future__ import annotations
 
 import hashlib
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from triagekit.data.archive import Ticket, iter_tickets
-from triagekit.data.pieces import Reject
-
-if TYPE_CHECKING:
-    from triagekit.scoring.job_card import Reading
 
 
 @dataclass(frozen=True)
@@ -25,12 +16,19 @@ class Shard:
     rows: tuple[tuple[str, str], ...]
     fingerprint: str
 
+    @property
+    def span(self) -> str:
+        """Its first and its last ticket, for messages."""
+        return f"{self.rows[0][0]!r} to {self.rows[-1][0]!r}"
+
 
 @dataclass
 class Intake:
-    """Counts of one reading. `rows_in` = `tickets` + rejects."""
+    """Counts of one reading. `rows_in` = `tickets` + `unchanged` + rejects."""
 
     tickets: int = 0
+    unchanged: int = 0
+    """Tickets that an earlier job has scored with the very same text."""
     reasons: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -41,7 +39,7 @@ class Intake:
     @property
     def rows_in(self) -> int:
         """All rows of the archive."""
-        return self.tickets + self.rejects
+        return self.tickets + self.unchanged + self.rejects
 
 
 class SeenIds:
@@ -57,6 +55,8 @@ class SeenIds:
         self._database.execute("PRAGMA journal_mode=OFF")
         self._database.execute("PRAGMA cache_size=-65536")
         self._database.execute("CREATE TABLE seen (id TEXT PRIMARY KEY, place TEXT) WITHOUT ROWID")
+        # One transaction that is never ended: with one for each id, the time grows with the square of their number.
+        self._database.execute("BEGIN")
 
     def add(self, identity: str, place: str) -> str | None:
         """Remember an id; the place where it came first if it is not new."""
@@ -71,63 +71,24 @@ class SeenIds:
         self._database.close()
 
 
-def count_rows(archive: Path, reading: Reading) -> int:
-    """Rows of the archive, bad ones included: what the progress bar runs to."""
-    return sum(1 for _ in iter_tickets(archive, reading.mapping, reading.options))
+def text_hash(text: str) -> str:
+    """128 bits of SHA-256 as hex digits: whether a ticket's text is still the one that was scored."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def read_shards(
-    archive: Path,
-    reading: Reading,
-    shard_rows: int,
-    job_fingerprint: str,
-    intake: Intake,
-    reject: Callable[[dict[str, Any]], None],
-) -> Iterator[Shard]:
-    """Shards in a fixed order; rejects are handed to `reject` as they are met. One shard is in memory at a time."""
-    rows: list[tuple[str, str]] = []
-    index = 0
-    for identity, text in _good_tickets(archive, reading, intake, reject):
-        rows.append((identity, text))
-        if len(rows) == shard_rows:
-            yield Shard(index, tuple(rows), shard_fingerprint(job_fingerprint, rows))
-            rows, index = [], index + 1
-    if rows:
-        yield Shard(index, tuple(rows), shard_fingerprint(job_fingerprint, rows))
+class ShardDigest:
+    """Content fingerprint of a shard within its job, ticket by ticket."""
 
+    def __init__(self, job_fingerprint: str) -> None:
+        self._digest = hashlib.sha256(job_fingerprint.encode())
 
-def shard_fingerprint(job_fingerprint: str, rows: list[tuple[str, str]]) -> str:
-    """Content fingerprint of a shard within its job."""
-    digest = hashlib.sha256(job_fingerprint.encode())
-    for pair in rows:
-        for part in pair:
+    def add(self, row: tuple[str, str]) -> None:
+        """The next ticket's id and text."""
+        for part in row:
             content = part.encode("utf-8", "surrogatepass")
-            digest.update(len(content).to_bytes(8, "little"))
-            digest.update(content)
-    return digest.hexdigest()[:32]
+            self._digest.update(len(content).to_bytes(8, "little"))
+            self._digest.update(content)
 
-
-def _good_tickets(
-    archive: Path, reading: Reading, intake: Intake, reject: Callable[[dict[str, Any]], None]
-) -> Iterator[tuple[str, str]]:
-    seen = SeenIds()
-    try:
-        for piece in iter_tickets(archive, reading.mapping, reading.options):
-            bad = piece if isinstance(piece, Reject) else _refusal(piece, seen)
-            if bad is None and isinstance(piece, Ticket):
-                intake.tickets += 1
-                yield piece.id, piece.text
-            elif bad is not None:
-                intake.reasons[bad.reason] += 1
-                reject(bad.to_json())
-    finally:
-        seen.close()
-
-
-def _refusal(ticket: Ticket, seen: SeenIds) -> Reject | None:
-    if not ticket.text.strip():
-        return Reject(ticket.file, ticket.line, "empty text", "", id=ticket.id)
-    first = seen.add(ticket.id, f"{ticket.file}:{ticket.line}")
-    if first is None:
-        return None
-    return Reject(ticket.file, ticket.line, "repeated id", ticket.text, f"first at {first}", id=ticket.id)
+    def value(self) -> str:
+        """32 hex digits over all that was added."""
+        return self._digest.hexdigest()[:32]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,14 @@ from triagekit.settings import parse_settings
 
 if TYPE_CHECKING:
     from triagekit.schema.schema import Schema
+    from triagekit.scoring.confidence_map import StoredCalibration
     from triagekit.scoring.settings import ScoreSettings
 
 JOB_FILE = "job.json"
+PART_VERSION = 2
+"""Of the columns of a part: a job goes on only with parts like those it has."""
+_BESIDE = ("fingerprint", "schema", "append_folder")
+"""Told by the other keys already; the earlier job's folder may be moved."""
 _NAMES = {
     "adapter_fingerprint": "adapter",
     "base_fingerprint": "base model",
@@ -30,6 +36,9 @@ _NAMES = {
     "template_fingerprint": "prompt template",
     "input_files": "input",
     "mapping": "mapping",
+    "calibration": "calibration",
+    "append_since": "earlier job",
+    "part_version": "version of the parts",
 }
 
 
@@ -68,7 +77,14 @@ def resolve_reading(settings: ScoreSettings) -> Reading:
     return Reading(mapping, options)
 
 
-def make_job_card(settings: ScoreSettings, card: dict[str, Any], schema: Schema, reading: Reading) -> dict[str, Any]:
+def make_job_card(
+    settings: ScoreSettings,
+    card: dict[str, Any],
+    schema: Schema,
+    reading: Reading,
+    calibration: StoredCalibration | None = None,
+    earlier: Sequence[tuple[Path, dict[str, Any]]] = (),
+) -> dict[str, Any]:
     """Everything that decides the rows of the output. Reads the whole input once, for the hash of its content."""
     archive = Path(settings.archive).expanduser()
     files = [[file_name(path, archive), sha256_file(path)] for path in source_files(archive)]
@@ -84,8 +100,18 @@ def make_job_card(settings: ScoreSettings, card: dict[str, Any], schema: Schema,
         "precision": settings.precision,
         "constrained": settings.constrained,
         "auto_threshold": settings.auto_threshold,
+        "auto_at": settings.auto_at,
+        "calibration": calibration.fingerprint if calibration else None,
+        "output_format": settings.output_format,
+        "part_version": PART_VERSION,
+        "append_since": earlier[0][1]["job"]["fingerprint"] if earlier else None,
     }
-    return {**identity, "schema": schema.name, "fingerprint": fingerprint_json(identity)}
+    return {
+        **identity,
+        "append_folder": str(earlier[0][0]) if earlier else None,
+        "schema": schema.name,
+        "fingerprint": fingerprint_json(identity),
+    }
 
 
 def claim_folder(folder: Path, job: dict[str, Any]) -> bool:
@@ -110,9 +136,9 @@ def claim_folder(folder: Path, job: dict[str, Any]) -> bool:
     except ValueError as error:
         raise TriageError(f"{path} is damaged ({error}). Give another --out.") from None
     problems = [
-        Problem(_NAMES.get(key, key), _difference(key, begun.get(key), value))
-        for key, value in job.items()
-        if key not in ("fingerprint", "schema") and begun.get(key) != value
+        Problem(_NAMES.get(key, key), _difference(key, begun.get(key), job.get(key)))
+        for key in dict.fromkeys([*job, *begun])
+        if key not in _BESIDE and begun.get(key) != job.get(key)
     ]
     if problems:
         raise ProblemsError(

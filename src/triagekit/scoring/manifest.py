@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,27 @@ from triagekit.errors import TriageError
 from triagekit.files.atomic import write_json
 from triagekit.scoring.intake import Intake
 from triagekit.scoring.parts import PartSummary, part_files, part_path
+from triagekit.scoring.policy import ThresholdPolicy, policy_figures
+from triagekit.scoring.tally import Tally
 
 MANIFEST_FILE = "manifest.json"
 
 
 @dataclass(frozen=True)
 class ScoreManifest:
-    """A finished archive job. `rows_in` = `rows_out` + `rejects`. `scored_now` and `seconds` are of the last run only."""
+    """A finished archive job. `rows_in` = `rows_out` + `rejects` + `unchanged`. `scored_now` and `seconds` are of the
+    last run only."""
 
     archive: str
     rows_in: int
     rows_out: int
     rejects: int
+    unchanged: int
     reject_reasons: dict[str, int]
     verdicts: dict[str, int]
+    policy: dict[str, Any] | None
+    distribution: dict[str, Any]
+    confidence_histogram: dict[str, list[int]]
     parts: list[dict[str, Any]]
     schema: str
     job: dict[str, Any]
@@ -38,6 +45,7 @@ class ScoreManifest:
     workers: int
     seconds: float
     rows_per_second: float | None
+    partitions: dict[str, Any] | None
     created: str
     triagekit: str
 
@@ -51,16 +59,20 @@ def write_manifest(
     archive: str,
     intake: Intake,
     summaries: Sequence[PartSummary],
+    tally: Tally,
     job: dict[str, Any],
     run_figures: dict[str, Any],
+    policy: ThresholdPolicy | None,
+    partition: Callable[[list[int]], dict[str, Any] | None],
 ) -> ScoreManifest:
-    """Check that all rows are accounted for, then write manifest.json.
+    """Check that all rows are accounted for, let `partition` copy the shards' rows, then write manifest.json.
 
     Raises TriageError where a part is missing, one too many stands in the folder, or the counts do not add up.
     """
+    output_format = job["output_format"]
     ordered = sorted(summaries, key=lambda item: item.shard)
     expected = list(range(len(ordered)))
-    standing = sorted(part_files(folder))
+    standing = sorted(part_files(folder, output_format))
     if [item.shard for item in ordered] != expected or standing != expected:
         raise TriageError(
             f"{folder}: the parts {standing[:10]}… do not match the shards 0 to {len(ordered) - 1}. "
@@ -77,14 +89,23 @@ def write_manifest(
         rows_in=intake.rows_in,
         rows_out=rows_out,
         rejects=intake.rejects,
+        unchanged=intake.unchanged,
         reject_reasons=dict(sorted(intake.reasons.items())),
         verdicts=dict(sorted(verdicts.items())),
+        policy=policy_figures(policy, verdicts, [item.chance_of_auto for item in ordered]) if policy else None,
         parts=[
-            {"file": part_path(folder, item.shard).name, "rows": item.rows, "fingerprint": item.fingerprint}
+            {
+                "file": part_path(folder, item.shard, output_format).name,
+                "rows": item.rows,
+                "fingerprint": item.fingerprint,
+            }
             for item in ordered
         ],
         schema=str(job["schema"]),
         job=job,
+        distribution=tally.distribution(),
+        confidence_histogram=tally.histogram(),
+        partitions=partition(expected),
         created=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         triagekit=__version__,
         **run_figures,

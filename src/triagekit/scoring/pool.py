@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from triagekit.errors import TriageError
-from triagekit.scoring.intake import Shard
+from triagekit.scoring.layout import start_ray
 from triagekit.scoring.parts import PartSummary
+from triagekit.scoring.plan import PlannedShard
 from triagekit.scoring.stopping import ScoringInterrupted, StopRequest
 from triagekit.scoring.worker import ScoreWorker, WorkerOrder
 
-OBJECT_STORE_BYTES = 256 << 20
 UNDER_WAY_PER_WORKER = 2
 """One that is scored and one that waits, so that a worker never waits for the driver; memory stays flat."""
 SHARD_ATTEMPTS = 3
-START_ATTEMPTS = 3
 LOOK_SECONDS = 1.0
 """Between two looks at whether somebody asked to stop."""
-_PATIENCE = {"RAY_worker_register_timeout_seconds": "300", "RAY_health_check_failure_threshold": "20"}
-"""On a machine that others use too, importing torch can take longer than Ray's defaults give a worker to appear."""
 
 
 @dataclass
@@ -32,17 +27,11 @@ class _Member:
     """A worker and the shards given to it, oldest first: the first is the one it is at."""
 
     actor: Any
-    tasks: deque[tuple[Any, Shard]] = field(default_factory=deque)
-
-
-@dataclass(frozen=True)
-class WorkerLayout:
-    """Number of workers, and what each has: threads, GPUs, and the CPUs that Ray reserves for it."""
-
-    workers: int
-    threads: int
-    gpus: int
-    cpus: int
+    tasks: deque[tuple[Any, PlannedShard]] = field(default_factory=deque)
+    rows: int = 0
+    errors: int = 0
+    restarts: int = 0
+    since: float = field(default_factory=time.monotonic)
 
 
 class WorkerPool:
@@ -91,15 +80,34 @@ class WorkerPool:
                 ) from error
             if refusal:
                 raise TriageError(refusal)
+            member.since = time.monotonic()
 
-    def score(self, shards: Iterable[Shard], stop: StopRequest | None = None) -> Iterator[PartSummary]:
+    def table(self) -> list[dict[str, Any]]:
+        """A row a worker: shard it is at, rows and errors so far, rows a second, how often it was replaced."""
+        now = time.monotonic()
+        return [
+            {
+                "worker": number,
+                "shard": member.tasks[0][1].index if member.tasks else None,
+                "rows": member.rows,
+                "rows_per_second": round(member.rows / max(1e-9, now - member.since), 3),
+                "errors": member.errors,
+                "restarts": member.restarts,
+            }
+            for number, member in enumerate(self._members)
+        ]
+
+    def score(
+        self, shards: Iterable[PlannedShard], stop: StopRequest | None = None, tick: Callable[[], None] | None = None
+    ) -> Iterator[PartSummary]:
         """Summaries of the parts, as they are finished. Takes a new shard only when a worker has room for it.
 
+        `tick` is called at least once a second.
         Raises ScoringInterrupted after `stop` was asked for: shards under way get its patience, no other is begun.
         """
         asked = stop or StopRequest()
         waiting = iter(shards)
-        again: deque[Shard] = deque()
+        again: deque[PlannedShard] = deque()
         exhausted = False
         while True:
             while not exhausted or again:
@@ -110,10 +118,12 @@ class WorkerPool:
                 if shard is None:
                     exhausted = True
                     break
-                member.tasks.append((member.actor.score.remote(shard), shard))
+                member.tasks.append((member.actor.score_planned.remote(shard), shard))
             if not any(member.tasks for member in self._members):
                 return
             summary = self._next_result(again)
+            if tick is not None:
+                tick()
             if summary is not None:
                 yield summary
             if asked.signal_number is not None:
@@ -136,7 +146,7 @@ class WorkerPool:
                     # The same signal may have ended the worker; its shard is missing then, and done by the next call.
                     continue
 
-    def _next_result(self, again: deque[Shard]) -> PartSummary | None:
+    def _next_result(self, again: deque[PlannedShard]) -> PartSummary | None:
         """Wait a little for one worker; its result, or None where none came or it died (its shards are in `again`)."""
         import ray
 
@@ -150,19 +160,21 @@ class WorkerPool:
             summary: PartSummary = ray.get(done[0])
         except ray.exceptions.RayTaskError as error:
             raise TriageError(f"Shard {shard.index} could not be scored: {error.cause}") from error
-        except ray.exceptions.RayActorError:
-            self._replace(member, again)
+        except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
+            self._replace(member, again, error)
             return None
         member.tasks = deque(item for item in member.tasks if item[0] != done[0])
+        member.rows += summary.rows
+        member.errors += summary.verdicts.get("error", 0)
         return summary
 
-    def _replace(self, member: _Member, again: deque[Shard]) -> None:
+    def _replace(self, member: _Member, again: deque[PlannedShard], error: Exception) -> None:
         self.lost_workers += 1
         at_work = member.tasks[0][1]
         self._attempts[at_work.index] = self._attempts.get(at_work.index, 0) + 1
         if self._attempts[at_work.index] >= SHARD_ATTEMPTS:
             raise TriageError(
-                f"Shard {at_work.index} (tickets {at_work.rows[0][0]!r} to {at_work.rows[-1][0]!r}) ended "
+                f"Shard {at_work.index} (tickets {at_work.span}) ended "
                 f"{SHARD_ATTEMPTS} workers. If memory ran out, lower batch_size or workers and run the same command "
                 "again; finished parts are kept."
             )
@@ -171,10 +183,21 @@ class WorkerPool:
                 f"{self.lost_workers} workers died; worker_restarts allows {self._restarts}. Most often memory ran out: "
                 "use fewer workers or a smaller batch_size, and run the same command again; finished parts are kept."
             )
-        again.extend(shard for _, shard in member.tasks)
-        self._members[self._members.index(member)] = self._new_member()
+        deaths = self._attempts[at_work.index]
+        # One death may be anybody's; a second at the same shard, or what Ray says of it, points at the memory.
+        lean = deaths > 1 or "memory" in str(error).casefold()
+        fresh = self._new_member(max(1, self._order.batch_size >> deaths) if lean else None)
+        fresh.rows, fresh.errors, fresh.restarts, fresh.since = (
+            member.rows,
+            member.errors,
+            member.restarts + 1,
+            member.since,
+        )
+        fresh.tasks.append((fresh.actor.score_planned.remote(at_work), at_work))
+        again.extend(shard for _, shard in list(member.tasks)[1:])
+        self._members[self._members.index(member)] = fresh
 
-    def _new_member(self) -> _Member:
+    def _new_member(self, rows_at_once: int | None = None) -> _Member:
         import ray
 
         # Ray's own restarts and retries are endless by default; the pool does both itself, and counts them.
@@ -185,113 +208,4 @@ class WorkerPool:
             max_task_retries=0,
             scheduling_strategy="SPREAD",
         )(ScoreWorker)
-        return _Member(actor.remote(self._order))
-
-
-def start_ray(address: str | None, workers: int, gpus: int) -> bool:
-    """Connect to a running cluster, or start one of this process's own without dashboard and usage report.
-
-    Returns False where this process is connected already: that connection is used, and left as it is.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Workers that spin while they wait for one another cost more than they give when they share cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    for name, value in _PATIENCE.items():
-        os.environ.setdefault(name, value)
-    import logging
-
-    import ray
-
-    if ray.is_initialized():
-        return False
-    if address is not None:
-        try:
-            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise TriageError(f"No Ray cluster answers at {address}: {error}") from error
-        return True
-    for attempt in range(START_ATTEMPTS):
-        try:
-            ray.init(
-                address="local",
-                # Logical: more than the machine's cores do no harm, fewer than actors would wait for one another for ever.
-                num_cpus=workers + 1,
-                num_gpus=workers * gpus if gpus else None,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
-            break
-        except Exception as error:  # Ray raises the bare class when a busy machine does not start it in 30 seconds
-            ray.shutdown()
-            if attempt + 1 == START_ATTEMPTS:
-                raise TriageError(f"Ray did not start on this machine: {error}") from error
-    return True
-
-
-def cluster_layout(workers: int, device: str | None) -> tuple[int, int, int]:
-    """(workers, threads of each, GPUs of each) for the Ray cluster this process is connected to.
-
-    Every worker fits on one node beside the others: Ray would wait for ever for a place that does not come. Raises
-    TriageError where so many workers do not fit.
-    """
-    import ray
-
-    nodes = [
-        (int(node["Resources"].get("CPU", 0)), int(node["Resources"].get("GPU", 0)))
-        for node in ray.nodes()  # type: ignore[no-untyped-call]
-        if node["Alive"]
-    ]
-    gpus = 0 if device == "cpu" else sum(count for _, count in nodes)
-    count = workers or gpus or sum(max(1, cores // 2) for cores, _ in nodes if cores)
-
-    def places(threads: int) -> int:
-        return sum(min(cores // threads, cards) if gpus else cores // threads for cores, cards in nodes)
-
-    fitting = [
-        threads for threads in range(1, max((cores for cores, _ in nodes), default=0) + 1) if places(threads) >= count
-    ]
-    if not count or not fitting:
-        have = ", ".join(f"{cores} CPUs" + (f" and {cards} GPUs" if cards else "") for cores, cards in nodes)
-        raise TriageError(
-            f"workers={count} do not fit on the Ray cluster ({have or 'no node'}): it has room for "
-            f"{places(1)}. Ask for fewer, or for a larger cluster."
-        )
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    threads = min(int(asked), max(fitting)) if asked.isdigit() and int(asked) > 0 else max(fitting)
-    return count, threads, 1 if gpus else 0
-
-
-@contextmanager
-def laid_out(workers: int, device: str | None, address: str | None) -> Iterator[WorkerLayout]:
-    """How many workers of what size; inside the block this process is connected to the cluster at `address`, if any."""
-    import ray
-
-    if address is None:
-        yield WorkerLayout(*worker_layout(workers, device), cpus=1)
-        return
-    connected = start_ray(address, 0, 0)
-    try:
-        count, threads, gpus = cluster_layout(workers, device)
-        yield WorkerLayout(count, threads, gpus, cpus=threads)
-    finally:
-        if connected:
-            ray.shutdown()
-
-
-def worker_layout(workers: int, device: str | None) -> tuple[int, int, int]:
-    """(workers, threads of each, GPUs of each) for this machine; `workers` 0 means as many as are useful."""
-    cores = len(os.sched_getaffinity(0))
-    gpus = 0 if device == "cpu" else _gpu_count()
-    count = workers or gpus or max(1, cores // 2)
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    threads = int(asked) if asked.isdigit() and int(asked) > 0 else max(1, cores // count)
-    return count, threads, 1 if gpus else 0
-
-
-def _gpu_count() -> int:
-    import torch
-
-    return torch.cuda.device_count()
+        return _Member(actor.remote(replace(self._order, rows_at_once=rows_at_once)))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from triagekit.scoring.part_formats import OutputFormat
 from triagekit.settings import Settings
 
 
@@ -13,7 +14,7 @@ class ScoreSettings(Settings):
 
     archive: str = Field(description="file or folder with tickets: CSV, TSV, JSONL, JSON, Parquet, text; also gz, zst")
     run: str = Field(description="runs/<name> or an adapter folder (fixed)")
-    out: str = Field(description="folder for part-*.parquet, rejects.jsonl and manifest.json")
+    out: str = Field(description="folder for the parts, rejects.jsonl and manifest.json")
     mapping: str | None = Field(
         default=None, description="the YAML that `data prepare` reads, or its mapping alone (fixed)"
     )
@@ -31,8 +32,33 @@ class ScoreSettings(Settings):
     auto_threshold: float | None = Field(
         default=None, ge=0, le=1, description="verdict review where a label is less sure than this (fixed)"
     )
+    auto_at: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="verdict review where the calibrated chance that all labels are right is less than this (fixed)",
+    )
+    output_format: OutputFormat = Field(default="parquet", description="parquet, jsonl or csv (fixed)")
+    partition_by: str | None = Field(
+        default=None, description="a label field, or verdict: the rows once more in by_<column>/<column>=<value>/"
+    )
+    append_since: str | None = Field(
+        default=None, description="folder of an earlier job: only tickets that are new or changed are scored (fixed)"
+    )
+    append_any: bool = Field(default=False, description="also after a job of another adapter, schema or base")
     shard_rows: int = Field(default=2048, ge=1, description="tickets a part holds (fixed)")
     batch_size: int = Field(default=64, ge=1, description="tickets decoded at once by one worker (fixed)")
     workers: int = Field(default=0, ge=0, description="worker processes; 0: one a GPU, or one for two CPU cores")
     worker_restarts: int = Field(default=3, ge=0, description="dead workers replaced before the job gives up")
     ray_address: str | None = Field(default=None, description="address of a running Ray cluster; null: one of its own")
+
+    @model_validator(mode="after")
+    def _one_threshold(self) -> ScoreSettings:
+        if self.auto_at is not None and self.auto_threshold is not None:
+            raise ValueError(
+                "auto_at (calibrated confidence) and auto_threshold (the decoder's own) decide the same thing: give one "
+                "of them, and null for the other"
+            )
+        if self.auto_at is not None and not self.constrained:
+            raise ValueError("auto_at needs confidences, and unconstrained text has none: leave constrained true")
+        return self

@@ -10,9 +10,14 @@ from typing import TYPE_CHECKING
 
 from triagekit.errors import TriageError
 from triagekit.scoring.intake import Shard
+from triagekit.scoring.part_formats import OutputFormat
 from triagekit.scoring.parts import PartSummary, write_part
+from triagekit.scoring.plan import PlannedShard, read_planned
+from triagekit.scoring.trouble import disk_full, is_disk_full, is_out_of_memory, release_memory
 
 if TYPE_CHECKING:
+    from triagekit.scoring.job_card import Reading
+    from triagekit.scoring.policy import ThresholdPolicy
     from triagekit.scoring.predictor import Prediction, Predictor
 
 SYSTEMATIC = 16
@@ -32,6 +37,13 @@ class WorkerOrder:
     constrained: bool
     auto_threshold: float | None
     threads: int
+    policy: ThresholdPolicy | None = None
+    output_format: OutputFormat = "parquet"
+    archive: str = ""
+    reading: Reading | None = None
+    job: str = ""
+    rows_at_once: int | None = None
+    """Given to the model together, where memory has run out before; None: as many as it takes."""
 
 
 class ScoreWorker:
@@ -40,6 +52,7 @@ class ScoreWorker:
     def __init__(self, order: WorkerOrder) -> None:
         self._order = order
         self._predictor: Predictor | None = None
+        self._rows_at_once = order.rows_at_once
 
     def open(self) -> str | None:
         """Load the adapter. The text of the refusal where it cannot be used (errors do not travel well as objects)."""
@@ -67,28 +80,61 @@ class ScoreWorker:
         """Of the process that this worker lives in."""
         return os.getpid()
 
+    def score_planned(self, planned: PlannedShard) -> PartSummary:
+        """Read a shard's tickets where they lie, score them and write their part. Raises TriageError as `score` does,
+        and where the archive is not what it was."""
+        assert self._order.reading is not None
+        return self.score(read_planned(Path(self._order.archive), self._order.reading, planned, self._order.job))
+
     def score(self, shard: Shard) -> PartSummary:
-        """Score one shard and write its part. Raises TriageError where no ticket at all could be scored."""
+        """Score one shard and write its part.
+
+        Raises TriageError where no ticket at all could be scored, and where there is no room for the part.
+        """
         if self._predictor is None and (refusal := self.open()):
             raise TriageError(refusal)
         assert self._predictor is not None
-        predictions = predict_each(self._predictor, [text for _, text in shard.rows])
+        predictions = self._predict([text for _, text in shard.rows])
         failed = [item for item in predictions if item.verdict == "error" and item.record is None and not item.text]
         if len(failed) == len(predictions) >= SYSTEMATIC:
             raise TriageError(f"None of {len(failed)} tickets could be scored; the first: {failed[0].error}")
-        return write_part(
-            Path(self._order.out),
-            self._predictor.schema,
-            shard.index,
-            shard.fingerprint,
-            [identity for identity, _ in shard.rows],
-            predictions,
-            str(self._predictor.adapter.card["fingerprint"]),
-        )
+        out = Path(self._order.out)
+        try:
+            return write_part(
+                out,
+                self._predictor.schema,
+                shard,
+                predictions,
+                str(self._predictor.adapter.card["fingerprint"]),
+                self._order.policy,
+                self._order.output_format,
+            )
+        except OSError as error:
+            if is_disk_full(error):
+                raise disk_full(out, error) from None
+            raise
+
+    def _predict(self, texts: Sequence[str]) -> list[Prediction]:
+        """A prediction for every ticket. Where memory runs out, half as many go together from then on."""
+        assert self._predictor is not None
+        found: list[Prediction] = []
+        while len(found) < len(texts):
+            together = self._rows_at_once or len(texts)
+            try:
+                found += predict_each(self._predictor, texts[len(found) : len(found) + together])
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._rows_at_once = max(1, min(together, self._order.batch_size) // 2)
+                release_memory()
+        return found
 
 
 def predict_each(predictor: Predictor, texts: Sequence[str]) -> list[Prediction]:
-    """A prediction for every ticket: where the model fails on some, halving finds them, and they say what happened."""
+    """A prediction for every ticket: where the model fails on some, halving finds them, and they say what happened.
+
+    Want of memory is no ticket's fault while several go together: it is raised on.
+    """
     from triagekit.scoring.predictor import failed_prediction
 
     if not texts:
@@ -98,5 +144,7 @@ def predict_each(predictor: Predictor, texts: Sequence[str]) -> list[Prediction]
     except Exception as error:  # whatever a model can raise must cost one row, not the job; it is written to that row
         if len(texts) == 1:
             return [failed_prediction(f"{type(error).__name__}: {str(error)[:500]}", texts[0][:200])]
+        if is_out_of_memory(error):
+            raise
     middle = len(texts) // 2
     return predict_each(predictor, texts[:middle]) + predict_each(predictor, texts[middle:])

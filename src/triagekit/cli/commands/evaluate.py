@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from triagekit.cli.output import RichProgress, print_json, print_table
+from triagekit.errors import TriageError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -15,9 +16,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Decode a split with a run's adapter and measure it: per-field accuracy and macro-F1, all-fields exact match,\n"
         "valid records before and after the constraint, summary similarity, calibration, coverage against accuracy.\n"
         "Every figure has a 95 % interval. Writes RUN/eval/SPLIT/{predictions.parquet, metrics.json}; predictions of\n"
-        "the same adapter on the same tickets are reused."
+        "the same adapter on the same tickets are reused. With --calibrate, the confidences are fitted on val first, for\n"
+        "`triage score --auto-at`, and judged on the split that is measured."
     )
-    parser.epilog = "Example: triage evaluate runs/lora-seed1 runs/hybrid-seed1 --split test"
+    parser.epilog = (
+        "Example: triage evaluate runs/lora-seed1 runs/hybrid-seed1 --split test\n"
+        "         triage evaluate runs/lora-seed1 --calibrate"
+    )
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folders, e.g. runs/lora-seed1")
     parser.add_argument("--split", default="test", help="train, val or test (default: test)")
     parser.add_argument("--limit", type=positive, help="only the first so many tickets of the split")
@@ -32,6 +37,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--base", help="another place of the same base model (its fingerprint is checked)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
+    parser.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="also decode val, fit the confidences on it, store RUN/calibration.json",
+    )
     parser.add_argument("--fresh", action="store_true", help="decode again even if the same predictions are on disk")
     parser.add_argument("--json", action="store_true", help="print the metrics of every run as JSON")
     parser.set_defaults(run=run)
@@ -39,11 +49,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate every run, then print."""
+    from triagekit.evaluation.calibrate import calibrate_run
     from triagekit.evaluation.evaluate import evaluate_run
 
+    if options.calibrate and options.split == "val":
+        raise TriageError("--calibrate fits on val, and a fit is not judged on its own tickets. Measure test.")
     results: dict[str, dict[str, Any]] = {}
     for folder in options.runs:
         with RichProgress() as progress:
+            if options.calibrate:
+                calibrate_run(
+                    folder,
+                    base=options.base,
+                    fresh=options.fresh,
+                    data=options.data,
+                    device=options.device,
+                    progress=progress,
+                )
             results[str(folder)] = evaluate_run(
                 folder,
                 split=options.split,
@@ -64,14 +86,22 @@ def run(options: argparse.Namespace) -> int:
 
 def print_metrics(name: str, metrics: dict[str, Any]) -> None:
     """One set of metrics as tables."""
-    from triagekit.evaluation.wording import abstention_rows, field_rows, overall_rows, slice_rows
+    from triagekit.evaluation.wording import abstention_rows, calibrated_rows, field_rows, overall_rows, slice_rows
 
     reused = ", predictions reused" if metrics.get("reused") else ""
     print_table(f"{name} on {metrics['split']} ({metrics['rows']:,} tickets{reused})", *overall_rows(metrics))
     print_table("", *field_rows(metrics))
-    for table in (abstention_rows(metrics), slice_rows(metrics)):
+    errors, thresholds = calibrated_rows(metrics)
+    effect = metrics.get("calibrated") or {}
+    title = f"Calibrated on {effect.get('fitted_on')} ({effect.get('fitted_rows')} tickets)"
+    for heading, table in (
+        ("", abstention_rows(metrics)),
+        (title, errors),
+        ("", thresholds),
+        ("", slice_rows(metrics)),
+    ):
         if table[1]:
-            print_table("", *table)
+            print_table(heading, *table)
 
 
 def positive(text: str) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+
+from triagekit.errors import TriageError
 
 SIGNAL_EXIT = 128
 
@@ -14,16 +15,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Example: triage score tickets.parquet --run runs/lora-seed1 --out scores/2024\n"
         "         triage score export/ --run runs/lora-seed1 --out scores/erp --mapping my_mapping.yaml "
-        "--auto-threshold 0.9\n\n"
+        "--auto-threshold 0.9\n"
+        "         triage score status scores/2024     (from another terminal: how far it is)\n\n"
         "Stopped or killed? The same command scores only the shards that are missing.\n"
         "Exit codes: 0 finished, 2 something to mend, 140 / 143 stopped by SIGUSR2 / SIGTERM between two shards."
     )
     parser.add_argument("archive", help="file or folder: CSV, TSV, JSONL, JSON, Parquet, text; also .gz and .zst")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the config")
-    parser.add_argument(
-        "--run", required=True, dest="run_folder", metavar="RUN", help="runs/<name> or an adapter folder"
-    )
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the parts and the manifest")
+    parser.add_argument("--run", dest="run_folder", metavar="RUN", help="runs/<name> or an adapter folder (needed)")
+    parser.add_argument("--out", metavar="DIR", help="folder for the parts and the manifest (needed)")
     parser.add_argument("--config", default="default", help="YAML file or shipped name (default: default)")
     parser.add_argument("--mapping", help="the YAML that `triage data prepare` reads, or a mapping alone")
     parser.add_argument("--text-column", metavar="COLUMN", help="a column, or a template: '{subject}\\n{body}'")
@@ -36,8 +36,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--auto-threshold", type=float, metavar="P", help="verdict review for labels less sure than this"
     )
+    parser.add_argument(
+        "--auto-at",
+        type=float,
+        metavar="P",
+        help="verdict auto where the calibrated chance that all labels are right is P or more (needs `triage evaluate "
+        "RUN --calibrate`)",
+    )
+    parser.add_argument("--format", dest="output_format", choices=["parquet", "jsonl", "csv"], help="of the parts")
+    parser.add_argument(
+        "--partition-by", metavar="FIELD", help="at the end, the rows once more in a folder for each value of the field"
+    )
+    parser.add_argument(
+        "--append-since", metavar="DIR", help="score only what is new or changed since the finished job in DIR"
+    )
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
-    parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
+    parser.add_argument("--json", action="store_true", help="print the manifest, or the status, as JSON")
     parser.set_defaults(run=run)
 
 
@@ -51,13 +65,23 @@ _FROM_OPTIONS = (
     "batch_size",
     "workers",
     "auto_threshold",
+    "auto_at",
+    "output_format",
+    "partition_by",
+    "append_since",
     "device",
 )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Score, then print what came out."""
+    """Score, then print what came out; or tell how far a job is."""
+    if options.archive == "status" and options.run_folder is None and options.out is None:
+        return _status(options.overrides, options.json)
+    absent = [name for name, value in (("--run", options.run_folder), ("--out", options.out)) if value is None]
+    if absent:
+        raise TriageError(f"triage score needs {' and '.join(absent)}; see triage score --help")
     from triagekit.cli.output import RichProgress, print_json
+    from triagekit.cli.score_tables import print_manifest
     from triagekit.files.resources import find_config
     from triagekit.files.yaml_file import YamlDocument, load_yaml
     from triagekit.scoring.job import score_archive
@@ -78,26 +102,23 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(manifest)
     else:
-        _print(options.out, manifest)
+        print_manifest(options.out, manifest)
     return 0
 
 
-def _print(out: str, manifest: dict[str, Any]) -> None:
-    from triagekit.cli.output import print_table
+def _status(words: list[str], as_json: bool) -> int:
+    """`triage score status DIR`."""
+    from pathlib import Path
 
-    rate = manifest["rows_per_second"]
-    verdicts = ", ".join(f"{name} {count:,}" for name, count in manifest["verdicts"].items())
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in manifest["reject_reasons"].items())
-    rows: list[tuple[str, object]] = [
-        ("rows in", f"{manifest['rows_in']:,}"),
-        ("rows out", f"{manifest['rows_out']:,} in {len(manifest['parts'])} parts"),
-        ("rejects", f"{manifest['rejects']:,}" + (f" ({reasons}), see rejects.jsonl" if reasons else "")),
-        ("verdicts", verdicts or "–"),
-        ("scored now", f"{manifest['scored_now']:,}" + (f" at {rate:,.1f} rows/s" if rate else "")),
-        ("parts kept", manifest["parts_kept"]),
-    ]
-    if manifest["parts_redone"]:
-        rows.append(("parts redone", "; ".join(manifest["parts_redone"])))
-    if manifest["lost_workers"]:
-        rows.append(("workers lost", manifest["lost_workers"]))
-    print_table(f"Scored {out}", ["", ""], rows)
+    from triagekit.cli.output import print_json
+    from triagekit.cli.score_tables import print_status
+    from triagekit.scoring.status import read_status
+
+    if len(words) != 1:
+        raise TriageError("Give the job's output folder: triage score status DIR")
+    status = read_status(Path(words[0]).expanduser())
+    if as_json:
+        print_json(status)
+    else:
+        print_status(status)
+    return 0
