@@ -65,6 +65,22 @@ def finished(adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     return archive, folder / "out", ids, manifest
 
 
+def test_some_fields_in_eight_bits(adapter: Path, finished: Any, tmp_path: Path) -> None:
+    archive, _, ids, _ = finished
+    settings = settings_for(adapter, archive, tmp_path / "out", fields=["labels"], precision="int8")
+    manifest = score_archive(settings)
+    assert manifest.rows_out == len(ids)
+    rows = table_of(tmp_path / "out")
+    assert [row["id"] for row in rows] == ids
+    assert "summary" not in rows[0] and "confidence_summary" not in rows[0]
+    assert all(row["category"] and row["subcategory"] and row["priority"] for row in rows)
+    with pytest.raises(ProblemsError, match="begun as another job") as refusal:
+        score_archive(settings_for(adapter, archive, tmp_path / "out", precision="int8"))
+    assert 'fields: begun with ["labels"], now null' in str(refusal.value)
+    with pytest.raises(ProblemsError, match="does not have it"):
+        score_archive(settings_for(adapter, archive, tmp_path / "other", fields=["categori"]))
+
+
 def test_every_row_is_accounted_for(finished: Any) -> None:
     _, out, ids, manifest = finished
     assert [row["id"] for row in table_of(out)] == ids

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from triagekit.modeling.segments import SegmentTokenizer
 
-DEFAULT_BATCH_SIZE = 64
+DEFAULT_BATCH_SIZE = 128
 _REFILL_SHARE = 0.25
 """New rows come in when this share of the slots is free: a prompt pass of a few rows would use the machine badly."""
 _COMPACT_BELOW = 0.5

@@ -21,6 +21,7 @@ _SAME = {
     "base_fingerprint": "base model",
     "schema_fingerprint": "schema",
     "template_fingerprint": "prompt template",
+    "fields": "fields",
 }
 _KINDS: dict[str, Kind] = {"id": "text", "text_hash": "text", "verdict": "text"}
 
@@ -41,7 +42,7 @@ def earlier_job(settings: ScoreSettings, card: dict[str, Any]) -> list[tuple[Pat
         if folder == own or any(folder == known for known, _ in chain):
             raise TriageError(f"append_since: {folder} cannot come before itself. Give the folder of an earlier job.")
         manifest = _manifest(folder)
-        own_prints = {**card, "adapter_fingerprint": card["fingerprint"]}
+        own_prints = {**card, "adapter_fingerprint": card["fingerprint"], "fields": settings.fields}
         problems = [
             Problem(what, f"there {manifest['job'].get(key)}, here {own_prints[key]}.")
             for key, what in _SAME.items()

@@ -15,6 +15,7 @@ from triagekit.errors import Problem, ProblemsError
 from triagekit.files.atomic import atomic_path
 from triagekit.progress import Progress, SilentProgress
 from triagekit.schema.load import load_schema
+from triagekit.schema.subset import select_fields
 from triagekit.scoring.confidence_map import read_calibration
 from triagekit.scoring.earlier import EarlierRows, earlier_job
 from triagekit.scoring.intake import Intake
@@ -64,6 +65,7 @@ class _Job:
             device=settings.device,
             batch_size=settings.batch_size,
             constrained=settings.constrained,
+            fields=tuple(settings.fields) if settings.fields is not None else None,
             auto_threshold=settings.auto_threshold,
             threads=layout.threads,
             policy=self.policy,
@@ -111,6 +113,8 @@ def _prepare(settings: ScoreSettings) -> _Job:
     card = read_card(adapter)
     schema = load_schema(adapter / "schema.yaml")
     _check_asked_schema(settings, schema)
+    if settings.fields is not None:
+        schema = select_fields(schema, settings.fields)
     check_column_names(schema)
     if settings.partition_by is not None:
         check_partition_column(schema, settings.partition_by)

@@ -99,6 +99,7 @@ def make_job_card(
         "batch_size": settings.batch_size,
         "precision": settings.precision,
         "constrained": settings.constrained,
+        "fields": settings.fields,
         "auto_threshold": settings.auto_threshold,
         "auto_at": settings.auto_at,
         "calibration": calibration.fingerprint if calibration else None,

@@ -29,6 +29,9 @@ class ScoreSettings(Settings):
     constrained: bool = Field(
         default=True, description="only valid records can be written; false: parse free text (fixed)"
     )
+    fields: list[str] | None = Field(
+        default=None, description="write these fields only; [labels]: all but free text; null: all (fixed)"
+    )
     auto_threshold: float | None = Field(
         default=None, ge=0, le=1, description="verdict review where a label is less sure than this (fixed)"
     )
@@ -47,7 +50,7 @@ class ScoreSettings(Settings):
     )
     append_any: bool = Field(default=False, description="also after a job of another adapter, schema or base")
     shard_rows: int = Field(default=2048, ge=1, description="tickets a part holds (fixed)")
-    batch_size: int = Field(default=64, ge=1, description="tickets decoded at once by one worker (fixed)")
+    batch_size: int = Field(default=128, ge=1, description="tickets decoded at once by one worker (fixed)")
     workers: int = Field(default=0, ge=0, description="worker processes; 0: one a GPU, or one for two CPU cores")
     worker_restarts: int = Field(default=3, ge=0, description="dead workers replaced before the job gives up")
     ray_address: str | None = Field(default=None, description="address of a running Ray cluster; null: one of its own")
@@ -61,4 +64,8 @@ class ScoreSettings(Settings):
             )
         if self.auto_at is not None and not self.constrained:
             raise ValueError("auto_at needs confidences, and unconstrained text has none: leave constrained true")
+        if self.fields is not None and not self.constrained:
+            raise ValueError("unconstrained text knows no fields: leave constrained true, or fields null")
+        if self.fields is not None and self.auto_at is not None:
+            raise ValueError("auto_at was fitted on whole records: leave fields null, or give auto_threshold instead")
         return self

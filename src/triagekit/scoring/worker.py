@@ -37,6 +37,7 @@ class WorkerOrder:
     constrained: bool
     auto_threshold: float | None
     threads: int
+    fields: tuple[str, ...] | None = None
     policy: ThresholdPolicy | None = None
     output_format: OutputFormat = "parquet"
     archive: str = ""
@@ -71,6 +72,7 @@ class ScoreWorker:
                 precision=order.precision,
                 auto_threshold=order.auto_threshold,
                 constrained=order.constrained,
+                fields=order.fields,
             )
         except TriageError as error:
             return str(error)
