@@ -26,7 +26,9 @@ def csv_text(rows):
         quoted = text.replace('"', '""')
         lines.append(f'{number},"{quoted}"\r\n')
         if number % 9 == 4:
-            lines.append(["ragged,a,b\n", '77,"never closed\n', "\n", "9,\0nul\n"][number % 4])
+            # Behind a broken row, a line whose first cell looks like no id is a part of it.
+            broken = '77,"never closed\n8,"a"\njunk words,here\n'
+            lines.append(["ragged,a,b\n", broken, "\n", "9,\0nul\n"][number % 4])
     return "".join(lines)
 
 
@@ -81,7 +83,7 @@ def test_from_every_mark_the_rest_is_the_same(tmp_path, name):
     assert pieces == list(SourceFile(path, name, settings)) and len(pieces) >= 50
     known = [place for place, mark in enumerate(marks) if mark is not None]
     assert len(known) > 0.6 * len(pieces)
-    for place in known[:: max(1, len(known) // 40)] + known[-1:]:
+    for place in known:
         mark = Mark.from_json(json.loads(json.dumps(marks[place].to_json())))
         assert mark == marks[place]
         rest = list(SourceFile(path, name, settings, start=mark, marked=True))

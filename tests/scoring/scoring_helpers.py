@@ -123,3 +123,18 @@ def many_tickets(count: int) -> list[str]:
     random_source = random.Random(5)
     words = " ".join(TICKETS).split()
     return [" ".join(random_source.choices(words, k=random_source.randint(1, 60))) + f" #{n}" for n in range(count)]
+
+
+def settings_for(adapter: Path, archive: Path, out: Path, **changes: Any) -> Any:
+    """Settings of a small job."""
+    from triagekit.scoring.settings import ScoreSettings
+
+    values = {"shard_rows": 16, "batch_size": 16, "workers": 1, "device": "cpu", **changes}
+    return ScoreSettings(archive=str(archive), run=str(adapter), out=str(out), **values)
+
+
+def table_of(out: Path) -> list[dict[str, Any]]:
+    """All rows of a finished job, in order."""
+    import pyarrow.parquet as parquet
+
+    return [row for path in sorted(out.glob("part-*.parquet")) for row in parquet.read_table(path).to_pylist()]

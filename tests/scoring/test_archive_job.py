@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
-import pyarrow.parquet as parquet
 import pytest
-from scoring_helpers import TICKETS_SCHEMA, make_adapter, many_tickets, write_archive
+from scoring_helpers import TICKETS_SCHEMA, make_adapter, many_tickets, settings_for, table_of, write_archive
 
 from triagekit.errors import ProblemsError, TriageError
 from triagekit.progress import SilentProgress
@@ -29,15 +24,6 @@ from triagekit.scoring.part_formats import read_columns
 from triagekit.scoring.predictor import Predictor
 from triagekit.scoring.settings import ScoreSettings
 from triagekit.scoring.status import read_status
-
-
-def settings_for(adapter: Path, archive: Path, out: Path, **changes: Any) -> ScoreSettings:
-    values = {"shard_rows": 16, "batch_size": 16, "workers": 1, "device": "cpu", **changes}
-    return ScoreSettings(archive=str(archive), run=str(adapter), out=str(out), **values)
-
-
-def table_of(out: Path) -> list[dict[str, Any]]:
-    return [row for path in sorted(out.glob("part-*.parquet")) for row in parquet.read_table(path).to_pylist()]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -311,66 +297,3 @@ def test_workers_that_keep_dying_end_the_job_with_advice(adapter: Path, tmp_path
     with pytest.raises(TriageError, match="workers died"):
         score_archive(settings, _KillWorkers())
     assert not (tmp_path / "out" / "manifest.json").exists()
-
-
-def _kill_driver_at(command: list[str], out: Path, parts: int, delay: float) -> bool:
-    """Run the command and kill it with -9 some time after `parts` parts stand. False if it ended before."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None:
-        if len(list(out.glob("part-*.parquet"))) >= parts:
-            time.sleep(delay)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            return True
-        time.sleep(0.02)
-    return False
-
-
-def _command(adapter: Path, archive: Path, out: Path) -> list[str]:
-    words = [
-        "score",
-        str(archive),
-        "--run",
-        str(adapter),
-        "--out",
-        str(out),
-        "--shard-rows",
-        "16",
-        "--batch-size",
-        "16",
-    ]
-    return [sys.executable, "-m", "triagekit.cli.main", *words, "--workers", "1", "--device", "cpu"]
-
-
-def test_a_killed_driver_costs_no_row(adapter: Path, tmp_path: Path) -> None:
-    ids = write_archive(tmp_path / "tickets.csv", 160)
-    out = tmp_path / "out"
-    command = _command(adapter, tmp_path / "tickets.csv", out)
-    assert _kill_driver_at(command, out, parts=2, delay=0.05)
-    assert not (out / "manifest.json").exists()
-    standing = len(list(out.glob("part-*.parquet")))
-    finished = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
-    manifest = json.loads(finished.stdout)
-    assert [row["id"] for row in table_of(out)] == ids
-    # The killed driver's worker may have finished one more part after it was counted.
-    assert standing <= manifest["parts_kept"] < 10
-    assert manifest["scored_now"] == 160 - 16 * manifest["parts_kept"]
-
-
-@pytest.mark.long
-@pytest.mark.timeout(3600)
-def test_ten_killed_drivers_leave_the_same_rows(adapter: Path, tmp_path: Path) -> None:
-    ids = write_archive(tmp_path / "tickets.csv", 640)
-    whole = tmp_path / "whole"
-    score_archive(settings_for(adapter, tmp_path / "tickets.csv", whole))
-    out = tmp_path / "out"
-    command = _command(adapter, tmp_path / "tickets.csv", out)
-    source = random.Random(11)
-    kills = 0
-    for kill in range(10):
-        kills += _kill_driver_at(command, out, parts=1 + 3 * kill, delay=source.uniform(0, 0.5))
-    subprocess.run(command, check=True, capture_output=True)
-    assert kills >= 5
-    rows = table_of(out)
-    assert [row["id"] for row in rows] == ids
-    assert rows == table_of(whole)
