@@ -49,12 +49,12 @@ def tickets(count: int) -> list[str]:
 
 def compare(schema: str, vocabulary: str, texts: list[str], folder: Path) -> dict[str, Any]:
     """Both decoders on the same tickets."""
+    from triagekit.decoding.decoder import BatchedDecoder
+    from triagekit.decoding.reference import ReferenceDecoder
     from triagekit.modeling.base import load_tokenizer
     from triagekit.modeling.segments import SegmentTokenizer
     from triagekit.modeling.template import PromptSettings, PromptTemplate
     from triagekit.schema import load_schema
-    from triagekit.scoring.decoder import BatchedDecoder
-    from triagekit.scoring.reference import ReferenceDecoder
 
     tokenizer = load_tokenizer("embedded")
     if vocabulary == "large":

@@ -12,7 +12,7 @@ FLOORS = [
     {"errors", "progress", "signals", "files", "settings"},
     {"schema", "data"},
     {"modeling", "hardware"},
-    {"training", "scoring"},
+    {"training", "scoring", "decoding"},
     {"evaluation", "launching", "service"},
     {"compare", "sweep", "export"},
     {"cluster"},
@@ -22,6 +22,7 @@ FLOORS = [
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # On one floor, the room on the left may import the one on the right.
 ALLOWED = {("data", "schema"), ("settings", "files"), ("settings", "errors"), ("files", "errors")}
+ALLOWED |= {("scoring", "decoding")}
 HEAVY = ["torch", "transformers", "ray", "pandas", "sklearn", "pyarrow", "matplotlib", "numpy", "deepspeed", "submitit"]
 HEAVY += ["fastapi", "starlette", "uvicorn"]
 

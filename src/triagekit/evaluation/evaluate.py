@@ -191,7 +191,7 @@ def _free_validity(
     """
     import numpy as np
 
-    from triagekit.scoring.free import generate_free
+    from triagekit.decoding.free import generate_free
 
     chosen = [rows[index] for index in sorted(random.Random(seed).sample(range(len(rows)), count))]
     progress.start("write freely", count, "tickets")

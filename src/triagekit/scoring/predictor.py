@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from triagekit.data.pieces import printable
+from triagekit.decoding.decoder import DEFAULT_BATCH_SIZE, BatchedDecoder
+from triagekit.decoding.free import generate_free
+from triagekit.decoding.grammar import RecordGrammar
 from triagekit.errors import TriageError
 from triagekit.schema.fields import TextField
 from triagekit.schema.parse import parse_record
 from triagekit.schema.subset import select_fields
 from triagekit.schema.validate import FieldProblem, Verdict, validate_record, verdict
-from triagekit.scoring.decoder import DEFAULT_BATCH_SIZE, BatchedDecoder
-from triagekit.scoring.free import generate_free
-from triagekit.scoring.grammar import RecordGrammar
 
 if TYPE_CHECKING:
     from triagekit.modeling.adapter_folder import LoadedAdapter

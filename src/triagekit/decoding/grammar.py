@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from triagekit.decoding.text_automaton import FORBIDDEN, NORMAL, SPACE, START, TextAutomaton
 from triagekit.schema.canonical import normalise_text
 from triagekit.schema.fields import TagsField, TextField
-from triagekit.scoring.text_automaton import FORBIDDEN, NORMAL, SPACE, START, TextAutomaton
 
 if TYPE_CHECKING:
     from triagekit.modeling.segments import SegmentTokenizer
@@ -70,7 +70,7 @@ class RecordGrammar:
 
         Raises TriageError where the tokenizer cannot tell two values apart, or cannot write text.
         """
-        from triagekit.scoring.grammar_builder import build_grammar
+        from triagekit.decoding.grammar_builder import build_grammar
 
         return build_grammar(segments, schema or segments.schema)
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from triagekit.decoding.grammar import RecordGrammar
+from triagekit.decoding.record import DecodedRecord, decoded_record
 from triagekit.modeling.forward import causal_model
-from triagekit.scoring.grammar import RecordGrammar
-from triagekit.scoring.record import DecodedRecord, decoded_record
 
 if TYPE_CHECKING:
     from torch import nn

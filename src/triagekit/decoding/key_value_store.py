@@ -7,7 +7,7 @@ from itertools import chain
 
 import torch
 
-from triagekit.scoring.prefixed_attention import (
+from triagekit.decoding.prefixed_attention import (
     attend_to_keys,
     attend_to_window,
     bias_of,

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from triagekit.decoding.grammar import NO_VALUE, NULL
+from triagekit.decoding.text_automaton import FORBIDDEN
 from triagekit.schema.fields import TagsField
-from triagekit.scoring.grammar import NO_VALUE, NULL
-from triagekit.scoring.text_automaton import FORBIDDEN
 
 if TYPE_CHECKING:
-    from triagekit.scoring.grammar import RecordGrammar
+    from triagekit.decoding.grammar import RecordGrammar
 
 NO_SPAN = -1
 VALUE_OFFSET = -NULL

@@ -9,14 +9,14 @@ import pytest
 import torch
 from scoring_helpers import SCHEMAS, TICKETS, many_tickets, segments_for
 
+from triagekit.decoding.decoder import BatchedDecoder
+from triagekit.decoding.free import generate_free
+from triagekit.decoding.grammar import RecordGrammar
+from triagekit.decoding.record import DecodedRecord
+from triagekit.decoding.reference import ReferenceDecoder
 from triagekit.errors import TriageError
 from triagekit.schema import validate_record
 from triagekit.schema.subset import select_fields
-from triagekit.scoring.decoder import BatchedDecoder
-from triagekit.scoring.free import generate_free
-from triagekit.scoring.grammar import RecordGrammar
-from triagekit.scoring.record import DecodedRecord
-from triagekit.scoring.reference import ReferenceDecoder
 
 
 def sharp_model(folder: Path, seed: int = 0, **config: Any) -> Any:
@@ -93,7 +93,7 @@ def test_a_forced_record_has_confidence_one_and_a_choice_less(tiny_model_folder:
 
 def test_confidences_of_all_values_add_up_to_one(tiny_model_folder: Path, byte_tokenizer: Any) -> None:
     """The probability of a value is what a walk forced along it would multiply to: over all values it sums to 1."""
-    from triagekit.scoring.grammar import RecordGrammar
+    from triagekit.decoding.grammar import RecordGrammar
 
     segments = segments_for(byte_tokenizer, SCHEMAS["corners"])
     grammar = RecordGrammar.compile(segments)

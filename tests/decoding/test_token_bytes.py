@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from triagekit.decoding.text_automaton import FORBIDDEN, NORMAL, SPACE, START, compile_text_automaton
+from triagekit.decoding.token_bytes import vocabulary_bytes
 from triagekit.errors import TriageError
 from triagekit.schema import normalise_text
-from triagekit.scoring.text_automaton import FORBIDDEN, NORMAL, SPACE, START, compile_text_automaton
-from triagekit.scoring.token_bytes import vocabulary_bytes
 
 TEXT = 'Mi portátil — ¿qué? 日本 🖨️ \t tab "quote" \\ back'
 SINGLE_BYTES = compile_text_automaton([bytes([byte]) for byte in range(256)])

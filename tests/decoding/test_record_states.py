@@ -9,11 +9,11 @@ import pytest
 import torch
 from scoring_helpers import SCHEMAS, segments_for
 
+from triagekit.decoding.decoder import record_room
+from triagekit.decoding.grammar import RecordGrammar, RecordWalk
+from triagekit.decoding.grammar_tables import GrammarTables
+from triagekit.decoding.record_states import RecordStates
 from triagekit.schema import EnumField, Schema, TextField, validate_record
-from triagekit.scoring.decoder import record_room
-from triagekit.scoring.grammar import RecordGrammar, RecordWalk
-from triagekit.scoring.grammar_tables import GrammarTables
-from triagekit.scoring.record_states import RecordStates
 
 ROWS = 24
 CPU = torch.device("cpu")

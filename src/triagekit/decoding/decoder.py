@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from triagekit.decoding.chooser import Chooser
+from triagekit.decoding.grammar import RecordGrammar
+from triagekit.decoding.grammar_tables import GrammarTables
+from triagekit.decoding.key_value_store import KeyValueStore, PrefixPass, PromptPass, RecordPass
+from triagekit.decoding.prefixed_attention import last_hidden_states, prefixed_attention_of
+from triagekit.decoding.record import DecodedRecord
+from triagekit.decoding.record_states import RecordStates
 from triagekit.errors import TriageError
 from triagekit.modeling.forward import causal_model, project_to_logits
 from triagekit.modeling.int8_linear import Int8Linear
-from triagekit.scoring.chooser import Chooser
-from triagekit.scoring.grammar import RecordGrammar
-from triagekit.scoring.grammar_tables import GrammarTables
-from triagekit.scoring.key_value_store import KeyValueStore, PrefixPass, PromptPass, RecordPass
-from triagekit.scoring.prefixed_attention import last_hidden_states, prefixed_attention_of
-from triagekit.scoring.record import DecodedRecord
-from triagekit.scoring.record_states import RecordStates
 
 if TYPE_CHECKING:
     from torch import nn

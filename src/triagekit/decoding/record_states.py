@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from triagekit.decoding.grammar import END, NO_VALUE, NULL
+from triagekit.decoding.grammar_tables import NO_SPAN, VALUE_OFFSET
+from triagekit.decoding.record import DecodedRecord, decoded_record
+from triagekit.decoding.text_automaton import NORMAL, SPACE, START
 from triagekit.schema.canonical import normalise_text
 from triagekit.schema.fields import TagsField, TextField
-from triagekit.scoring.grammar import END, NO_VALUE, NULL
-from triagekit.scoring.grammar_tables import NO_SPAN, VALUE_OFFSET
-from triagekit.scoring.record import DecodedRecord, decoded_record
-from triagekit.scoring.text_automaton import NORMAL, SPACE, START
 
 if TYPE_CHECKING:
-    from triagekit.scoring.grammar import RecordGrammar
-    from triagekit.scoring.grammar_tables import GrammarTables
+    from triagekit.decoding.grammar import RecordGrammar
+    from triagekit.decoding.grammar_tables import GrammarTables
 
 _NO_TAG = -1
 

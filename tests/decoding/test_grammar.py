@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scoring_helpers import CORNERS_SCHEMA, LABELS_SCHEMA, SCHEMAS, TICKETS_SCHEMA, segments_for
 
+from triagekit.decoding.grammar import RecordGrammar
 from triagekit.errors import ProblemsError
 from triagekit.schema import (
     DependentEnumField,
@@ -22,7 +23,6 @@ from triagekit.schema import (
     normalise_text,
     validate_record,
 )
-from triagekit.scoring.grammar import RecordGrammar
 
 
 @pytest.fixture(params=["byte_tokenizer", "piece_tokenizer"])

@@ -10,8 +10,8 @@ from torch import nn
 from triagekit.modeling.forward import causal_model, final_logits, project_to_logits
 
 if TYPE_CHECKING:
-    from triagekit.scoring.grammar_tables import GrammarTables
-    from triagekit.scoring.record_states import RecordStates
+    from triagekit.decoding.grammar_tables import GrammarTables
+    from triagekit.decoding.record_states import RecordStates
 
 LISTED_AT_MOST = 0.5
 """Share of the vocabulary up to which the tokens of fixed values get an output head of their own."""

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from triagekit.decoding.grammar import END, NO_FIELD, NO_VALUE, NULL, RecordGrammar, TextSpan
+from triagekit.decoding.text_automaton import TextAutomaton, compile_text_automaton
+from triagekit.decoding.token_bytes import vocabulary_bytes
 from triagekit.errors import Problem, ProblemsError, TriageError
 from triagekit.schema.fields import DependentEnumField, Field, TagsField, TextField
-from triagekit.scoring.grammar import END, NO_FIELD, NO_VALUE, NULL, RecordGrammar, TextSpan
-from triagekit.scoring.text_automaton import TextAutomaton, compile_text_automaton
-from triagekit.scoring.token_bytes import vocabulary_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
