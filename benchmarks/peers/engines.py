@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,20 +50,25 @@ class Engine:
         return (PEERS / f"requirements-{self.environment}.txt").read_text().split() if self.environment else []
 
 
-def _sweep(batches: Iterable[int], forms: Iterable[str] = ("grammar", "any_of"), **others: Any) -> tuple[Settings, ...]:
-    """All batch sizes with the first form of the schema, then the other forms with the first batch size."""
-    sizes, (first, *rest) = list(batches), list(forms)
-    tried = [(size, first) for size in sizes] + [(sizes[0], form) for form in rest]
-    return tuple({"batch": size, "schema": form, **others} for size, form in tried)
+def _sweep(*batches: int, **others: Any) -> tuple[Settings, ...]:
+    """Batch sizes under the schema as a grammar, and the first of them under the schema as JSON schema."""
+    sizes = tuple({"batch": size, "schema": "grammar", **others} for size in batches)
+    return (*sizes, {**sizes[0], "schema": "any_of"})
+
+
+def _openvino(weights: str) -> tuple[Settings, ...]:
+    """256 is its own number of tokens that a step may hold."""
+    swept = _sweep(64, 16, 128, weights=weights, step_tokens=256)
+    return (*swept, {**swept[0], "step_tokens": 1024})
 
 
 ENGINES = {
     "ours": Engine("ours.py", None, tuple({"batch": size} for size in (64, 128, 256))),
-    "openvino": Engine("openvino_engine.py", "openvino", _sweep((64, 16, 128), weights="fp32")),
-    "openvino_int8": Engine("openvino_engine.py", "openvino", _sweep((64, 16, 128), ("grammar",), weights="int8")),
-    "vllm": Engine("vllm_engine.py", "vllm", _sweep((64, 16, 128))),
-    "transformers_xgrammar_prefix": Engine("transformers_xgrammar_prefix.py", "xgrammar", _sweep((32, 8, 64))),
-    "transformers_xgrammar": Engine("transformers_xgrammar.py", "xgrammar", _sweep((32, 8))),
+    "openvino": Engine("openvino_engine.py", "openvino", _openvino("fp32")),
+    "openvino_int8": Engine("openvino_engine.py", "openvino", _openvino("int8")),
+    "vllm": Engine("vllm_engine.py", "vllm", _sweep(64, 16, 128)),
+    "transformers_xgrammar_prefix": Engine("transformers_xgrammar_prefix.py", "xgrammar", _sweep(32, 8, 64)),
+    "transformers_xgrammar": Engine("transformers_xgrammar.py", "xgrammar", _sweep(32, 8)),
     "transformers_generate": Engine("transformers_generate.py", None, tuple({"batch": size} for size in (32, 8))),
 }
 

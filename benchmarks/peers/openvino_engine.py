@@ -1,4 +1,8 @@
-"""OpenVINO GenAI: continuous batching, prefix cache, structured output; everything computed and kept in fp32."""
+"""OpenVINO GenAI: continuous batching, prefix cache, structured output.
+
+With fp32 weights everything is computed and kept in fp32. With int8 weights it does as it does by itself: activations
+quantised on the way, keys and values in 8 bits.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +36,12 @@ def load(task: Task, settings: dict[str, Any]) -> openvino_genai.ContinuousBatch
     scheduler = openvino_genai.SchedulerConfig()
     scheduler.enable_prefix_caching = True
     scheduler.max_num_seqs = settings["batch"]
+    scheduler.max_num_batched_tokens = settings["step_tokens"]
     scheduler.cache_size = 2
-    properties = {
-        "INFERENCE_PRECISION_HINT": "f32",
+    properties: dict[str, Any] = {"INFERENCE_NUM_THREADS": task.threads, "INFERENCE_PRECISION_HINT": "f32"}
+    if settings["weights"] == "fp32":
         # Its own choice on a CPU is 8 bits.
-        "KV_CACHE_PRECISION": "f32",
-        "INFERENCE_NUM_THREADS": task.threads,
-    }
+        properties["KV_CACHE_PRECISION"] = "f32"
     folder = exported(task, settings["weights"])
     return openvino_genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties)
 
