@@ -14,11 +14,12 @@ def judge(
     sweeps: dict[str, list[dict[str, Any]]],
     schema: Schema,
     facts: dict[str, Any],
-    ceiling: float,
+    ceiling: float | None,
 ) -> dict[str, dict[str, Any]]:
     """Figures of each engine from its rounds, the fastest of which counts. `ratio`: how many times faster ours is.
 
-    `ceiling`: fp32 operations a second. The work is that of our prompts and records for every engine.
+    `ceiling`: fp32 operations a second, None where it was not measured. The work is that of our prompts and records for
+    every engine.
     """
     best = {name: min(each, key=lambda found: found["seconds"]) for name, each in rounds.items()}
     ours = best["ours"]
@@ -38,7 +39,7 @@ def judge(
             "same_text": round(sum(same) / tickets, 4),
             "same_labels": round(same_labels(schema, records, our_records), 4),
             "written_tokens": found["written_tokens"],
-            "of_ceiling": round(work / found["seconds"] / ceiling, 4),
+            "of_ceiling": round(work / found["seconds"] / ceiling, 4) if ceiling else None,
             "ratio": round(found["seconds"] / ours["seconds"], 3),
             "rounds": [
                 {key: round(each[key], 3) for key in ("seconds", "cpu_seconds", "peak_memory_bytes")}
@@ -62,6 +63,10 @@ def same_labels(schema: Schema, records: list[ParsedRecord], ours: list[ParsedRe
     return equal / (len(names) * len(pairs))
 
 
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
+
+
 def show(figures: dict[str, dict[str, Any]], not_measured: dict[str, str]) -> None:
     """The table."""
     columns = ("tickets/s", "per CPU s", "peak MiB", "valid", "same text", "same labels", "of ceiling", "ours is")
@@ -71,7 +76,7 @@ def show(figures: dict[str, dict[str, Any]], not_measured: dict[str, str]) -> No
             f"{found['tickets_per_second']:.2f}",
             f"{found['tickets_per_cpu_second']:.2f}",
             f"{found['peak_memory_bytes'] / 2**20:.0f}",
-            *(f"{found[share]:.1%}" for share in ("valid", "same_text", "same_labels", "of_ceiling")),
+            *(_share(found[share]) for share in ("valid", "same_text", "same_labels", "of_ceiling")),
             f"{found['ratio']:.2f} ×",
         ]
         settings = ", ".join(map(str, found["settings"].values()))

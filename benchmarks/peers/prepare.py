@@ -31,7 +31,7 @@ def main() -> None:
     run = trained(work, model, data, steps)
     merged = work / f"merged-{run.name}"
     if not (merged / "export.json").is_file():
-        triage("export", "merge", run, "--out", merged, "--dtype", "fp32", "--check-rows", 8)
+        triage("export", "merge", run, "--out", merged, "--dtype", "fp32", "--check-rows", 2)
     print(write_task(work, run, merged, data, tickets))
 
 
@@ -71,7 +71,7 @@ def trained(work: Path, model: str, data: Path, steps: int) -> Path:
         "batch.micro": ROWS_OF_A_STEP,
         "optimizer.learning_rate": LEARNING_RATES[model],
         "max_steps": steps,
-        "evaluation.max_rows": 32,
+        "evaluation.max_rows": 8,
         "evaluation.every_share": 1,
     }
     # A random base has nothing that a few extra directions could use: all of it is trained.
