@@ -39,8 +39,11 @@ class Engine:
 
     @property
     def missing(self) -> str | None:
-        """The command that makes its environment, where that is not there."""
-        if self.environment is None or (ENVIRONMENTS / self.environment / "installed.txt").is_file():
+        """The command that makes its environment, where that is not there or of other versions."""
+        if self.environment is None:
+            return None
+        installed = ENVIRONMENTS / self.environment / "installed.txt"
+        if installed.is_file() and installed.read_text().split() == self.versions:
             return None
         return f"benchmarks/peers/install.sh {self.environment}"
 

