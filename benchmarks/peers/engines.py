@@ -60,9 +60,9 @@ def _sweep(*batches: int, **others: Any) -> tuple[Settings, ...]:
 
 
 def _openvino(weights: str) -> tuple[Settings, ...]:
-    """256 is its own number of tokens that a step may hold."""
-    swept = _sweep(64, 16, 128, weights=weights, step_tokens=256)
-    return (*swept, {**swept[0], "step_tokens": 1024})
+    """`step_tokens`: how many tokens it computes in a step; 256 is its own choice."""
+    first, *rest = _sweep(64, 16, 128, weights=weights, step_tokens=1024)
+    return (first, *rest, {**first, "step_tokens": 256})
 
 
 ENGINES = {
