@@ -56,6 +56,8 @@ def generated(folder: Path, rows: int) -> Path:
 def trained(work: Path, model: str, data: Path, steps: int) -> Path:
     """A run with explicit prompts, trained just long enough that its records look like records."""
     name = f"{model}-{steps}"
+    if (work / "runs" / name / "summary.json").is_file():
+        return work / "runs" / name
     bases = work / "bases"
     bases.mkdir(exist_ok=True)
     there = model in MODELS and (bases / model / "config.json").is_file()
