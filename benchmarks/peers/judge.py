@@ -1,0 +1,85 @@
+"""From what the engines wrote, and how long they took, to the figures of the table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from triagekit.schema.fields import TextField
+from triagekit.schema.parse import ParsedRecord, parse_record
+from triagekit.schema.schema import Schema
+
+
+def judge(
+    rounds: dict[str, list[dict[str, Any]]],
+    sweeps: dict[str, list[dict[str, Any]]],
+    schema: Schema,
+    facts: dict[str, Any],
+    ceiling: float | None,
+) -> dict[str, dict[str, Any]]:
+    """Figures of each engine from its rounds, the fastest of which counts. `ratio`: how many times faster ours is.
+
+    `ceiling`: fp32 operations a second, None where it was not measured. The work is that of our prompts and records for
+    every engine.
+    """
+    best = {name: min(each, key=lambda found: found["seconds"]) for name, each in rounds.items()}
+    ours = best["ours"]
+    work = 2 * facts["parameters"] * (facts["own_tokens"] + ours["written_tokens"])
+    tickets = facts["tickets"]
+    our_records = [parse_record(schema, text) for text in ours["texts"]]
+    figures = {}
+    for name, found in best.items():
+        records = [parse_record(schema, text) for text in found["texts"]]
+        same = [one.strip() == other for one, other in zip(found["texts"], ours["texts"], strict=True)]
+        figures[name] = {
+            "settings": sweeps[name][0]["settings"],
+            "tickets_per_second": round(tickets / found["seconds"], 3),
+            "tickets_per_cpu_second": round(tickets / found["cpu_seconds"], 3),
+            "peak_memory_bytes": found["peak_memory_bytes"],
+            "valid": round(sum(map(is_valid, records)) / tickets, 4),
+            "same_text": round(sum(same) / tickets, 4),
+            "same_labels": round(same_labels(schema, records, our_records), 4),
+            "written_tokens": found["written_tokens"],
+            "of_ceiling": round(work / found["seconds"] / ceiling, 4) if ceiling else None,
+            "ratio": round(found["seconds"] / ours["seconds"], 3),
+            "rounds": [
+                {key: round(each[key], 3) for key in ("seconds", "cpu_seconds", "peak_memory_bytes")}
+                for each in rounds[name]
+            ],
+            "sweep": sweeps[name],
+        }
+    return figures
+
+
+def is_valid(parsed: ParsedRecord) -> bool:
+    """A record of the schema and nothing else, in strict JSON."""
+    return parsed.record is not None and not parsed.problems and not parsed.repairs
+
+
+def same_labels(schema: Schema, records: list[ParsedRecord], ours: list[ParsedRecord]) -> float:
+    """Share of label fields, over all tickets, with the value that ours has."""
+    names = [field.name for field in schema.fields if not isinstance(field, TextField)]
+    pairs = [((one.record or {}), (other.record or {})) for one, other in zip(records, ours, strict=True)]
+    equal = sum(name in one and one[name] == other.get(name) for one, other in pairs for name in names)
+    return equal / (len(names) * len(pairs))
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
+
+
+def show(figures: dict[str, dict[str, Any]], not_measured: dict[str, str]) -> None:
+    """The table."""
+    columns = ("tickets/s", "per CPU s", "peak MiB", "valid", "same text", "same labels", "of ceiling", "ours is")
+    print(f"{'':29}" + "".join(f"{column:>12}" for column in columns))
+    for name, found in figures.items():
+        cells = [
+            f"{found['tickets_per_second']:.2f}",
+            f"{found['tickets_per_cpu_second']:.2f}",
+            f"{found['peak_memory_bytes'] / 2**20:.0f}",
+            *(_share(found[share]) for share in ("valid", "same_text", "same_labels", "of_ceiling")),
+            f"{found['ratio']:.2f} ×",
+        ]
+        settings = ", ".join(map(str, found["settings"].values()))
+        print(f"{name:29}" + "".join(f"{cell:>12}" for cell in cells) + f"   ({settings})")
+    for name, reason in not_measured.items():
+        print(f"{name}: not measured, {reason.splitlines()[-1]}")

@@ -1,0 +1,131 @@
+"""A task in a work folder: tickets, a trained run, its merged model, its prompts. What stands there already is kept.
+
+Called by the benchmark in a process of its own: `python prepare.py WORK MODEL TICKETS STEPS ROWS`. Prints the path of the
+task last.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from schema_forms import schema_forms
+from training_vs_trl import MODELS, THREADS, base_of
+
+from triagekit.cli.main import main as triage_main
+from triagekit.files.atomic import write_json
+
+LEARNING_RATES = {"embedded": 2e-3, "qwen2_45m": 1e-3}
+ROWS_OF_A_STEP = 16
+MAX_NEW_TOKENS = 256
+
+
+def main() -> None:
+    work, model = Path(sys.argv[1]).resolve(), sys.argv[2]
+    tickets, steps, rows = map(int, sys.argv[3:6])
+    data = generated(work / f"data-{rows}", rows)
+    run = trained(work, model, data, steps)
+    merged = work / f"merged-{run.name}"
+    if not (merged / "export.json").is_file():
+        triage("export", "merge", run, "--out", merged, "--dtype", "fp32", "--check-rows", 2)
+    print(write_task(work, run, merged, data, tickets))
+
+
+def triage(*words: object) -> None:
+    """One command in this process, which has paid for its imports once."""
+    shown = [str(word) for word in words]
+    print("$ triage", *shown, flush=True)
+    if status := triage_main(shown):
+        raise SystemExit(status)
+
+
+def generated(folder: Path, rows: int) -> Path:
+    """Prepared tickets."""
+    data = folder / "data"
+    if not (data / "manifest.json").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        triage("data", "generate", "--rows", rows, "--seed", 7, "--out", folder / "raw.jsonl")
+        triage("data", "prepare", "it_tickets", "--source", folder / "raw.jsonl", "--out", data)
+    return data
+
+
+def trained(work: Path, model: str, data: Path, steps: int) -> Path:
+    """A run with explicit prompts, trained just long enough that its records look like records."""
+    name = f"{model}-{steps}"
+    if (work / "runs" / name / "summary.json").is_file():
+        return work / "runs" / name
+    bases = work / "bases"
+    bases.mkdir(exist_ok=True)
+    there = model in MODELS and (bases / model / "config.json").is_file()
+    base = str(bases / model) if there else base_of(model, bases)
+    settings: dict[str, Any] = {
+        "base": base,
+        "data": data,
+        "output": work / "runs",
+        "precision": "fp32",
+        "prompt.strategy": "explicit",
+        "prompt.max_length": 1024,
+        "batch.effective": ROWS_OF_A_STEP,
+        "batch.micro": ROWS_OF_A_STEP,
+        "optimizer.learning_rate": LEARNING_RATES[model],
+        "max_steps": steps,
+        "evaluation.max_rows": 8,
+        "evaluation.every_share": 1,
+    }
+    # A random base has nothing that a few extra directions could use: all of it is trained.
+    preset = "lora" if model == "embedded" else "full"
+    triage("train", preset, *(f"{key}={value}" for key, value in settings.items()), "--rung", "none", "--name", name)
+    return work / "runs" / name
+
+
+def write_task(work: Path, run: Path, merged: Path, data: Path, tickets: int) -> Path:
+    """The task of `tickets` tickets that the model was not trained on, as `request.Task`, with its facts beside it."""
+    from safetensors import safe_open
+
+    from triagekit.data.dataset import ProcessedDataset
+    from triagekit.modeling.adapter_folder import read_card
+    from triagekit.modeling.base import load_tokenizer
+    from triagekit.modeling.segments import SegmentTokenizer
+    from triagekit.modeling.template import PromptTemplate
+
+    dataset = ProcessedDataset.open(data)
+    texts = [row.text for split in ("test", "val") for row in dataset.rows(split)][:tickets]
+    if len(texts) < tickets:
+        raise SystemExit(f"Only {len(texts)} tickets were kept out of training; ask for no more of them: --tickets")
+    tokenizer = load_tokenizer(str(merged))
+    segments = SegmentTokenizer(tokenizer, PromptTemplate.from_dict(tokenizer, read_card(merged)["prompt"]))
+    prefix = list(segments.prefix_ids(0))
+    own = [segments.prompt_ids(text)[len(prefix) :] for text in texts]
+    with safe_open(merged / "model.safetensors", "pt") as weights:
+        parameters = sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    facts = {
+        "parameters": parameters,
+        "vocabulary": len(tokenizer),
+        "tickets": len(texts),
+        "prefix_tokens": len(prefix),
+        "own_tokens": sum(map(len, own)),
+    }
+    task = {
+        "run": str(run),
+        "model": str(merged),
+        "texts": texts,
+        "prefix": prefix,
+        "own": own,
+        "end_id": segments.end_ids[0],
+        "pad_id": tokenizer.pad_token_id,
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "schemas": schema_forms(dataset.schema),
+        "threads": THREADS,
+    }
+    path = work / f"task-{run.name}-{tickets}.json"
+    write_json(path, task)
+    write_json(path.with_suffix(".facts.json"), {**facts, "schema": dataset.schema.to_dict()})
+    return path
+
+
+if __name__ == "__main__":
+    main()
