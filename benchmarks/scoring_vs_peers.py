@@ -12,7 +12,7 @@ is the best of a small sweep before the first round.
 An engine's time is that of generating alone, after it was loaded and has answered one ticket, so that prefix caches are
 filled. Ours includes tokenising the tickets and rendering the records; the others' does not.
 
-- ours: `Predictor.predict` on the run's adapter folder.
+- ours: `Predictor.predict` on the run's adapter folder. ours_int8: the same with weights and activations in 8 bits.
 - openvino, openvino_int8: OpenVINO GenAI with continuous batching, prefix cache and structured output. int8 (weights, and
   activations quantised on the way, its own default) is less exact work, so it stands apart.
 - vllm: vLLM's CPU build, with prefix cache and structured output.

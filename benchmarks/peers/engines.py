@@ -67,6 +67,7 @@ def _openvino(weights: str) -> tuple[Settings, ...]:
 
 ENGINES = {
     "ours": Engine("ours.py", None, tuple({"batch": size} for size in (64, 128, 256))),
+    "ours_int8": Engine("ours.py", None, tuple({"batch": size, "precision": "int8"} for size in (128, 256))),
     "openvino": Engine("openvino_engine.py", "openvino", _openvino("fp32")),
     "openvino_int8": Engine("openvino_engine.py", "openvino", _openvino("int8")),
     "vllm": Engine("vllm_engine.py", "vllm", _sweep(64, 16, 128)),

@@ -13,7 +13,8 @@ from triagekit.scoring.predictor import Predictor
 def main() -> None:
     task, settings = read_request()
     torch.set_num_threads(task.threads)
-    predictor = Predictor.from_run(task.run, device="cpu", batch_size=settings["batch"], precision="fp32")
+    precision = settings.get("precision", "fp32")
+    predictor = Predictor.from_run(task.run, device="cpu", batch_size=settings["batch"], precision=precision)
     records: list[dict[str, Any] | None] = []
 
     def generate(places: list[int]) -> Answer:
