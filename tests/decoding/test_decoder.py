@@ -63,7 +63,9 @@ def test_a_ticket_that_was_cut_says_so_and_stays_equal(tiny_model_folder: Path, 
     assert_equal(found, [ReferenceDecoder(model, segments).decode_one(text) for text in texts])
 
 
-def test_the_batch_a_ticket_is_in_does_not_change_its_record(tiny_model_folder: Path, byte_tokenizer: Any) -> None:
+def test_the_batch_a_ticket_is_in_does_not_change_its_record(
+    tiny_model_folder: Path, byte_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     segments = segments_for(byte_tokenizer, SCHEMAS["corners"])
     model = sharp_model(tiny_model_folder, seed=1)
     texts = many_tickets(40)
@@ -72,6 +74,10 @@ def test_the_batch_a_ticket_is_in_does_not_change_its_record(tiny_model_folder: 
     backwards = BatchedDecoder(model, segments, batch_size=7).decode(texts[::-1])[::-1]
     assert_equal(together, alone)
     assert_equal(together, backwards)
+    monkeypatch.setattr("triagekit.decoding.decoder._PROMPT_TOKENS", 150)
+    decoder = BatchedDecoder(model, segments, batch_size=40)
+    assert_equal(decoder.decode(texts), together)
+    assert decoder.counts.padded_prompt_tokens >= decoder.counts.prompt_tokens > 10 * 150
 
 
 def test_the_model_attends_as_before_afterwards(tiny_model_folder: Path, byte_tokenizer: Any) -> None:

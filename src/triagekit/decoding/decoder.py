@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 DEFAULT_BATCH_SIZE = 128
 _REFILL_SHARE = 0.25
 """New rows come in when this share of the slots is free: a prompt pass of a few rows would use the machine badly."""
+_PROMPT_TOKENS = 8192
+"""At most in one prompt pass, padding of its attention included (a longer ticket goes alone): what it takes while it runs
+grows with them, and a machine is well used by far fewer."""
 _COMPACT_BELOW = 0.5
 """Slots are given up when no rows wait and fewer than this share of them is busy: copying costs more before."""
 
@@ -189,7 +192,7 @@ class _Batch:
         while True:
             free = [slot for slot, row in enumerate(self._rows) if row is None]
             if self._waiting and len(free) >= _REFILL_SHARE * self._slots:
-                self._begin(free[: len(self._waiting)])
+                self._begin(free)
                 continue
             busy = [slot for slot, row in enumerate(self._rows) if row is not None]
             if not busy:
@@ -200,7 +203,10 @@ class _Batch:
             self._go_on(busy)
 
     def _begin(self, free: list[int]) -> None:
-        """Rows that wait take these slots; their prompts go through the model, and the first choice is made."""
+        """Rows that wait take free slots; their prompts go through the model, and the first choice is made."""
+        # The longest come first, so that the first one's length is that of all in attention.
+        fitting = max(1, _PROMPT_TOKENS // len(self._waiting[0].ids))
+        free = free[: min(len(self._waiting), fitting)]
         rows = [self._waiting.popleft() for _ in free]
         slots = torch.tensor(free, device=self._device)
         self._states.begin(slots)
