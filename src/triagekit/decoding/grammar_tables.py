@@ -62,8 +62,10 @@ class GrammarTables:
     edge_last_tag: torch.Tensor
     edge_room: torch.Tensor
     conditional: torch.Tensor
-    has_conditions: bool
     widest: int
+    """Edges of the widest place."""
+    widest_conditional: int
+    """The same among places with conditions; 0 where no tags are written."""
     listed_tokens: torch.Tensor
     jump_target: torch.Tensor
     jump_field: torch.Tensor
@@ -139,8 +141,8 @@ class _TableBuilder:
             edge_last_tag=tensor(last_tag),
             edge_room=tensor(grammar.edge_room[edges_of_spans]),
             conditional=tensor(conditional, torch.bool),
-            has_conditions=bool(conditional.any()),
             widest=int(edge_count.max(initial=0)),
+            widest_conditional=int(edge_count[conditional].max(initial=0)),
             listed_tokens=tensor(listed),
             jump_target=tensor(self._jump_table()),
             jump_field=tensor(grammar.jump_field),

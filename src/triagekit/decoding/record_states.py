@@ -107,7 +107,7 @@ class RecordStates:
         spans = tables.edge_start[place][:, None] + offsets
         allowed = offsets < tables.edge_count[place][:, None]
         spans = spans.clamp(max=max(len(tables.span_length) - 1, 0))
-        if tables.has_conditions:
+        if tables.widest_conditional:
             field = self.field(rows)
             last = self.last_tag[rows, field][:, None]
             room = (tables.tag_items[field] - self.tag_count[rows, field])[:, None]
@@ -175,7 +175,7 @@ class RecordStates:
             place = self._jumped(rows)
             spans = tables.place_span[place]
             moving = spans != NO_SPAN
-            if tables.has_conditions:
+            if tables.widest_conditional:
                 lone, only = self._only_edge(rows)
                 spans, moving = torch.where(lone, only, spans), moving | lone
             full = self._full_text(rows)
@@ -234,7 +234,7 @@ class RecordStates:
     def _only_edge(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows whose place has edges with conditions of which one is met, and that edge."""
         conditional = self.tables.conditional[self.place[rows]]
-        spans, allowed = self.edges(rows, self.tables.widest)
+        spans, allowed = self.edges(rows, self.tables.widest_conditional)
         only = spans.gather(1, allowed.long().argmax(1, keepdim=True))[:, 0]
         return conditional & (allowed.sum(1) == 1), only
 
