@@ -215,7 +215,7 @@ def test_an_earlier_job_of_another_adapter_is_refused(
     _, settings, _ = appended
     other = make_adapter(tmp_path / "other", tiny_model_folder, seed=9)
     changed = {"run": str(other), "out": str(tmp_path / "out"), "auto_at": None, "partition_by": None}
-    with pytest.raises(ProblemsError, match="scored by another model") as refused:
+    with pytest.raises(ProblemsError, match="scored in another way") as refused:
         score_archive(settings.model_copy(update=changed))
     assert [problem.where for problem in refused.value.problems] == ["adapter"]
     kept = {**changed, "archive": str(finished[0]), "append_any": True}

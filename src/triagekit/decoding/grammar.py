@@ -134,14 +134,6 @@ class RecordWalk:
             fits[span.terminator] = True
         return np.flatnonzero(fits)
 
-    def forced(self) -> int | None:
-        """The only token that may come next, if that is plain to see without looking at the vocabulary."""
-        span = self.text
-        if span is not None:
-            return span.terminator if self.text_left == 0 and self.may_end_text else None
-        edges = self.edges()
-        return int(self.grammar.edge_token[edges[0]]) if len(edges) == 1 else None
-
     def edges(self) -> np.ndarray:
         """Edges that may be taken from a node outside free text."""
         grammar = self.grammar

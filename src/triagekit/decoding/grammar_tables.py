@@ -44,7 +44,6 @@ class GrammarTables:
 
     start_tokens: torch.Tensor
     start_place: int
-    places: int
     span_start: torch.Tensor
     span_length: torch.Tensor
     span_next: torch.Tensor
@@ -123,7 +122,6 @@ class _TableBuilder:
         return GrammarTables(
             start_tokens=tensor(grammar.start_ids),
             start_place=self._place(grammar.start_target),
-            places=places,
             span_start=tensor(np.cumsum(lengths) - lengths),
             span_length=tensor(lengths),
             span_next=tensor([following for _, _, following, _, _ in self.spans]),

@@ -58,7 +58,9 @@ def to_int8(model: nn.Module) -> int:
     """
     decoder: Any = causal_model(model).get_decoder()
     if next(decoder.parameters()).device.type != "cpu":
-        raise TriageError("precision int8 is for CPUs. On a GPU use bf16 or fp16, or train and score with 4 bits.")
+        raise TriageError(
+            "precision int8 is for CPUs. Add `device=cpu` (--device cpu), or use bf16 or fp16 on this GPU."
+        )
     replaced = 0
     for module in list(decoder.modules()):
         for name, child in list(module.named_children()):

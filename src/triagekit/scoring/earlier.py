@@ -29,8 +29,8 @@ _KINDS: dict[str, Kind] = {"id": "text", "text_hash": "text", "verdict": "text"}
 def earlier_job(settings: ScoreSettings, card: dict[str, Any]) -> list[tuple[Path, dict[str, Any]]]:
     """The finished job of `append_since` and those it was appended to itself, newest first, with their manifests.
 
-    Raises TriageError for a folder without a finished job, ProblemsError for one of another adapter, base, schema or
-    template unless `append_any`.
+    Raises TriageError for a folder without a finished job, ProblemsError for one of another adapter, base, schema,
+    template or other fields unless `append_any`.
     """
     if settings.append_since is None:
         return []
@@ -50,7 +50,7 @@ def earlier_job(settings: ScoreSettings, card: dict[str, Any]) -> list[tuple[Pat
         ]
         if problems and not settings.append_any:
             raise ProblemsError(
-                f"{folder} was scored by another model; new rows would not go with its rows. Score the whole archive, or "
+                f"{folder} was scored in another way; new rows would not go with its rows. Score the whole archive, or "
                 "say append_any=true. What differs:",
                 problems,
             )

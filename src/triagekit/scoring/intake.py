@@ -16,11 +16,6 @@ class Shard:
     rows: tuple[tuple[str, str], ...]
     fingerprint: str
 
-    @property
-    def span(self) -> str:
-        """Its first and its last ticket, for messages."""
-        return f"{self.rows[0][0]!r} to {self.rows[-1][0]!r}"
-
 
 @dataclass
 class Intake:

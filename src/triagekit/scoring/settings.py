@@ -48,7 +48,9 @@ class ScoreSettings(Settings):
     append_since: str | None = Field(
         default=None, description="folder of an earlier job: only tickets that are new or changed are scored (fixed)"
     )
-    append_any: bool = Field(default=False, description="also after a job of another adapter, schema or base")
+    append_any: bool = Field(
+        default=False, description="also after a job of another adapter, schema, base or other fields"
+    )
     shard_rows: int = Field(default=2048, ge=1, description="tickets a part holds (fixed)")
     batch_size: int = Field(default=128, ge=1, description="tickets decoded at once by one worker (fixed)")
     workers: int = Field(default=0, ge=0, description="worker processes; 0: one a GPU, or one for two CPU cores")

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from triagekit.cli.scoring_options import add_scoring_options
+
 if TYPE_CHECKING:
     from triagekit.scoring.predictor import Prediction
 
@@ -30,18 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--auto-threshold", type=float, metavar="P", help="verdict review for labels less sure than this"
     )
-    parser.add_argument(
-        "--fields",
-        type=lambda text: text.split(","),
-        metavar="A,B",
-        help="these fields only; `labels`: all but free text",
-    )
-    parser.add_argument(
-        "--precision",
-        default="auto",
-        choices=["auto", "fp32", "fp16", "bf16", "int8"],
-        help="of the weights; int8 is faster on a CPU, and not quite the same (default: auto)",
-    )
+    add_scoring_options(parser)
     parser.add_argument("--free", action="store_true", help="let the model write freely, then parse")
     parser.add_argument("--json", action="store_true", help="one JSON object a ticket")
     parser.set_defaults(run=run)
@@ -57,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
         options.run_folder,
         base=options.base,
         device=options.device,
-        precision=options.precision,
+        precision=options.precision or "auto",
         auto_threshold=options.auto_threshold,
         constrained=not options.free,
         fields=options.fields,

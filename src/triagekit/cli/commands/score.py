@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from triagekit.cli.scoring_options import add_scoring_options
 from triagekit.errors import TriageError
 
 SIGNAL_EXIT = 128
@@ -30,15 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--id-column", metavar="COLUMN", help="default: file and line where there is no id column")
     parser.add_argument("--base", help="another place of the same base model; its content is checked")
     parser.add_argument("--schema", dest="expect_schema", help="refuse a run that was not trained for this schema")
-    parser.add_argument(
-        "--fields",
-        type=lambda text: text.split(","),
-        metavar="A,B",
-        help="these fields only; `labels`: all but free text",
-    )
-    parser.add_argument(
-        "--precision", choices=["auto", "fp32", "fp16", "bf16", "int8"], help="of the weights; int8: CPUs only, faster"
-    )
+    add_scoring_options(parser)
     parser.add_argument("--shard-rows", type=int, metavar="N", help="tickets a part holds")
     parser.add_argument("--batch-size", type=int, metavar="N", help="tickets decoded at once by one worker")
     parser.add_argument("--workers", type=int, metavar="N", help="worker processes (default: by GPUs and cores)")
