@@ -13,8 +13,8 @@ import pytest
 from triagekit.cli.main import main
 from triagekit.errors import TriageError
 from triagekit.scoring import pool as pool_module
-from triagekit.scoring.intake import Shard
 from triagekit.scoring.parts import PartSummary
+from triagekit.scoring.plan import PlannedShard
 from triagekit.scoring.pool import WorkerPool
 from triagekit.scoring.stopping import ScoringInterrupted, StopRequest
 
@@ -74,7 +74,7 @@ def test_a_worker_that_memory_has_ended_is_replaced_by_a_leaner_one(fake, told, 
         return pool_module._Member(actor)
 
     pool._new_member = new_member
-    shard, behind, again = Shard(4, (("a", "x"),), "f"), Shard(5, (("b", "y"),), "f"), deque()
+    shard, behind, again = PlannedShard(4, span="a to c"), PlannedShard(5, span="d to f"), deque()
     for reason in told:
         pool._members[0].tasks = deque([("task", shard), ("next", behind)])
         pool._replace(pool._members[0], again, KeyError(reason))
@@ -82,7 +82,7 @@ def test_a_worker_that_memory_has_ended_is_replaced_by_a_leaner_one(fake, told, 
         assert [item[1] for item in pool._members[0].tasks] == [shard]
     assert asked == expected and list(again) == [behind, behind]
     assert (pool.lost_workers, pool.table()[0]["restarts"]) == (2, 2)
-    with pytest.raises(TriageError, match=r"Shard 4 .* ended 3 workers"):
+    with pytest.raises(TriageError, match=r"Shard 4 \(tickets a to c\) ended 3 workers"):
         pool._replace(pool._members[0], again, KeyError("killed"))
 
 
