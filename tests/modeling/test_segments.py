@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import types
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from triagekit.errors import TriageError
-from triagekit.modeling.record_pieces import record_reserve, skeleton_texts
+from triagekit.modeling.record_pieces import output_token_ids, record_reserve, skeleton_texts
 from triagekit.modeling.segments import SegmentTokenizer
 from triagekit.modeling.template import PromptSettings, PromptTemplate
 from triagekit.schema import (
@@ -17,6 +19,7 @@ from triagekit.schema import (
     allowed_values,
     canonical_json,
     normalise_text,
+    parse_record,
     record_segments,
 )
 
@@ -233,4 +236,35 @@ def test_every_skeleton_is_known_where_no_record_can_fill_every_field():
     possible = {part.text for record in records for part in record_segments(schema, record) if part.kind == "skeleton"}
     assert possible == set(skeleton_texts(schema))
     longest = max(sum(len(part.text) for part in record_segments(schema, record)) for record in records)
-    assert record_reserve(schema, lambda text: tuple(range(len(text)))) >= longest
+    one_a_character = types.SimpleNamespace(
+        schema=schema, encode_piece=lambda text: range(len(text)), value_ids=lambda field, value: range(len(value))
+    )
+    assert record_reserve(one_a_character) >= longest
+
+
+def test_compact_records_are_written_in_few_tokens(segments, schema, records):
+    prompt = PromptSettings(record_format="compact")
+    compact = SegmentTokenizer(segments.tokenizer, PromptTemplate(segments.tokenizer, schema, prompt))
+    assert compact.template.fingerprint != segments.template.fingerprint
+    assert PromptTemplate.from_dict(segments.tokenizer, compact.template.to_dict()).schema.format == "compact"
+    for record in records:
+        example = compact.encode_example("The printer is dead", record)
+        answer = answer_of(compact, example)
+        assert len(answer) < 0.75 * len(answer_of(segments, segments.encode_example("The printer is dead", record)))
+        written = compact.decode(answer).removesuffix("<|im_end|>")
+        assert parse_record(compact.schema, written).record == record
+        assert len(answer) <= compact.record_reserve + len(record["summary"])
+    for field in schema.label_fields:
+        short = [compact.value_ids(field.name, value) for value in field.values]
+        assert len(set(short)) == len(short)
+        assert all(
+            compact.encode_piece(value)[: len(ids)] == ids for value, ids in zip(field.values, short, strict=True)
+        )
+    rows = set(output_token_ids(compact))
+    assert {
+        token
+        for field in schema.label_fields
+        for value in field.values
+        for token in compact.value_ids(field.name, value)
+    } < rows
+    assert set(compact.encode_piece("\n")) <= rows

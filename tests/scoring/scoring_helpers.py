@@ -66,6 +66,7 @@ LABELS_SCHEMA = Schema(
 )
 
 SCHEMAS = {schema.name: schema for schema in (TICKETS_SCHEMA, CORNERS_SCHEMA, LABELS_SCHEMA)}
+SCHEMAS |= {f"{name}, compact": schema.in_format("compact") for name, schema in SCHEMAS.items()}
 
 TICKETS = [
     "The printer on floor 3 is dead, please help.",

@@ -263,3 +263,26 @@ def test_gradient_checkpointing_gives_the_same_weights(settings_for):
         else {**line, "loss": pytest.approx(line["loss"], rel=1e-5)}
         for line in metric_lines(runs[1].folder)
     ]
+
+
+def test_the_compact_format_from_training_to_records(settings_for, processed):
+    """The same data in both formats: the same schema, fewer tokens, and records that are the same JSON."""
+    from triagekit.data.dataset import ProcessedDataset
+    from triagekit.modeling.adapter_folder import load_adapter
+    from triagekit.schema import canonical_json, validate_record
+    from triagekit.scoring.predictor import Predictor
+
+    whole = train(settings_for(name="json", max_steps=2))
+    run = train(settings_for(name="compact", prompt={"record_format": "compact"}, max_steps=8))
+    plan, whole_plan = run.read(run.plan), whole.read(whole.plan)
+    assert plan["schema_fingerprint"] == whole_plan["schema_fingerprint"]
+    assert plan["template_fingerprint"] != whole_plan["template_fingerprint"]
+    assert plan["train"]["trained_tokens"] < 0.8 * whole_plan["train"]["trained_tokens"]
+    adapter = load_adapter(run.adapter)
+    assert adapter.schema.format == "compact" and "format: compact" in (run.adapter / "schema.yaml").read_text()
+    texts = [row.text for row in ProcessedDataset.open(processed).rows("test")]
+    for prediction in Predictor.from_run(run.folder).predict(texts):
+        assert prediction.record is not None and validate_record(adapter.schema, prediction.record) == []
+        assert prediction.text == canonical_json(adapter.schema, prediction.record)
+    free = Predictor.from_run(run.folder, constrained=False).predict(texts)
+    assert len(free) == len(texts) and all(prediction.verdict for prediction in free)

@@ -13,6 +13,8 @@ from triagekit.schema.canonical import normalise_text
 from triagekit.schema.fields import TagsField, TextField
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from triagekit.modeling.segments import SegmentTokenizer
     from triagekit.schema.schema import Schema
 
@@ -35,7 +37,7 @@ class TextSpan:
 
 @dataclass(frozen=True)
 class RecordGrammar:
-    """Every token sequence that is a valid record, and no other.
+    """Every token sequence that is a valid record in its schema's format, and no other.
 
     Nodes are numbers; node n owns the edges `edge_start[n]` … `edge_start[n + 1] - 1`. Following an edge emits
     `edge_token` and leads to `edge_target`; a negative target -2 - j is jump j, which reads the value chosen earlier
@@ -44,7 +46,7 @@ class RecordGrammar:
     Tag edges are conditional: `edge_last_tag` is the highest tag that the edge can lead to (-1: no condition) and must
     be above the last one taken, and `edge_room` more tags than taken so far must fit.
     `node_field` is the field that a choice at the node belongs to, NO_FIELD inside skeleton.
-    `node_text` is the index in `texts` of a free-text node, else -1.
+    `node_text` is the index in `texts` of a free-text node, else -1. `escapes`: free text is the content of a JSON string.
     """
 
     schema: Schema
@@ -61,6 +63,7 @@ class RecordGrammar:
     jump_field: tuple[int, ...]
     jump_target: tuple[dict[int, int], ...]
     texts: tuple[TextSpan, ...]
+    escapes: bool
     automaton: TextAutomaton | None
     vocabulary: tuple[bytes | None, ...] = field(repr=False)
 
@@ -73,6 +76,12 @@ class RecordGrammar:
         from triagekit.decoding.grammar_builder import build_grammar
 
         return build_grammar(segments, schema or segments.schema)
+
+    def text_of(self, tokens: Iterable[int], limit: int) -> str:
+        """The value that the tokens of a free text spell. The automaton lets only whole characters and escapes through."""
+        content = b"".join(self.vocabulary[token] or b"" for token in tokens)
+        text = json.loads(b'"' + content + b'"') if self.escapes else content.decode("utf-8")
+        return normalise_text(text, limit)
 
     def start(self) -> RecordWalk:
         """A walk that stands after the first skeleton, `start_ids`."""
@@ -93,7 +102,7 @@ class RecordWalk:
         self.tags: list[int] = []
         self.text_state = START
         self.text_left = 0
-        self.text_content: list[bytes] = []
+        self.text_content: list[int] = []
 
     @property
     def finished(self) -> bool:
@@ -206,9 +215,7 @@ class RecordWalk:
     def _advance_text(self, span: TextSpan, token: int) -> None:
         grammar = self.grammar
         if token == span.terminator and self.may_end_text:
-            # The automaton lets only whole characters and whole escapes through, so this is always a JSON string.
-            content = json.loads(b'"' + b"".join(self.text_content) + b'"')
-            self.values[span.field] = normalise_text(content, span.limit)
+            self.values[span.field] = grammar.text_of(self.text_content, span.limit)
             self.enter(span.target)
             return
         automaton = grammar.automaton
@@ -218,4 +225,4 @@ class RecordWalk:
             raise ValueError(f"token {token} is not allowed in the text of field {span.field}")
         self.text_state = int(automaton.target[self.text_state, token])
         self.text_left -= cost
-        self.text_content.append(grammar.vocabulary[token] or b"")
+        self.text_content.append(token)

@@ -13,7 +13,8 @@ from triagekit.decoding.grammar import END, NO_FIELD, NO_VALUE, NULL, RecordGram
 from triagekit.decoding.text_automaton import TextAutomaton, compile_text_automaton
 from triagekit.decoding.token_bytes import vocabulary_bytes
 from triagekit.errors import Problem, ProblemsError, TriageError
-from triagekit.schema.fields import DependentEnumField, Field, TagsField, TextField
+from triagekit.schema.compact import TEXT_OPENING
+from triagekit.schema.fields import DependentEnumField, Field, TagsField, TextField, is_nullable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,10 +42,20 @@ class _Node:
 
 def build_grammar(segments: SegmentTokenizer, schema: Schema) -> RecordGrammar:
     """Compile; see RecordGrammar.compile."""
-    return _Builder(segments, schema).build()
+    if schema.format == "compact":
+        from triagekit.decoding.compact_grammar import CompactGrammarBuilder
+
+        return CompactGrammarBuilder(segments, schema).build()
+    return GrammarBuilder(segments, schema).build()
 
 
-class _Builder:
+class GrammarBuilder:
+    """Builds the grammar of records in JSON."""
+
+    escapes = True
+    """Whether quotes and backslashes of free text stand behind a backslash."""
+    null = "null"
+
     def __init__(self, segments: SegmentTokenizer, schema: Schema) -> None:
         self.segments = segments
         self.schema = schema
@@ -66,15 +77,17 @@ class _Builder:
             entry = self._field(index, entry)
         if self.problems:
             raise ProblemsError(f"Schema '{self.schema.name}' cannot be decoded with this tokenizer:", self.problems)
-        first = self.fields[0]
-        start = "{" + json.dumps(first.name, ensure_ascii=False) + ":" + self._opening(0)
-        return self._flatten(self._ids(start), entry)
+        return self._flatten(self._start_ids(), entry)
+
+    def _start_ids(self) -> tuple[int, ...]:
+        """What stands before the first value."""
+        return self._ids("{" + json.dumps(self.fields[0].name, ensure_ascii=False) + ":" + self._opening(0))
 
     def _compile_text(self) -> None:
         tokenizer = self.segments.tokenizer
         # A model's output may be padded beyond the tokenizer; those ids are never written.
         self.vocabulary = tuple(vocabulary_bytes(tokenizer, len(tokenizer)))
-        self.automaton = compile_text_automaton(self.vocabulary)
+        self.automaton = compile_text_automaton(self.vocabulary, self.escapes)
         needed = self.automaton.shortest()
         for kind in self.fields:
             if isinstance(kind, TextField) and kind.max_length < needed:
@@ -101,7 +114,7 @@ class _Builder:
         root = text = self._new(index)
         if kind.nullable:
             self._add_null(root, index, following)
-            text = self._walk(root, self._ids('"'), index)
+            text = self._walk(root, self._ids(TEXT_OPENING), index)
         self.nodes[text].text = len(self.texts) - 1
         return root
 
@@ -112,10 +125,10 @@ class _Builder:
         root = self._new(index)
         if getattr(kind, "nullable", False):
             self._add_null(root, index, following)
-        opening = self._ids('"') if getattr(kind, "nullable", False) else ()
+        opening = self._value_opening(index)
         closing = self._skeleton(index, quoted=True)
         for value in allowed:
-            tokens = (*opening, *self._ids(_escaped(kind.values[value])))
+            tokens = (*opening, *self.segments.value_ids(kind.name, kind.values[value]))
             self._end(self._walk(root, tokens, index), closing, following, index, value)
         return root
 
@@ -155,7 +168,8 @@ class _Builder:
             self._clash(index)
             return root
         ends = [
-            self._walk(trie, self._ids(_escaped(text)), index, last_tag=value) for value, text in enumerate(kind.values)
+            self._walk(trie, self.segments.value_ids(kind.name, text), index, last_tag=value)
+            for value, text in enumerate(kind.values)
         ]
         if common:
             # `",` before a further tag and `"]` after the last begin with the same token: they part behind it.
@@ -187,13 +201,13 @@ class _Builder:
             self.chains[(tokens, target)] = node
         return self.chains[(tokens, target)]
 
-    def _walk(self, root: int, tokens: Sequence[int], index: int, last_tag: int = NO_CONDITION) -> int:
+    def _walk(self, root: int, tokens: Sequence[int], index: int, last_tag: int = NO_CONDITION, room: int = 0) -> int:
         """Follow `tokens` from `root`, adding what is missing; returns the node they lead to."""
         node = root
         for token in tokens:
             edge = self.nodes[node].edges.get(token)
             if edge is None:
-                edge = self.nodes[node].edges[token] = _Edge(self._new(index), last_tag=last_tag)
+                edge = self.nodes[node].edges[token] = _Edge(self._new(index), last_tag=last_tag, room=room)
             elif edge.value != NO_VALUE or self._leaves(edge.target, index):
                 self._clash(index)
             # A tag edge serves every tag below it: the highest of them decides whether it can still be taken.
@@ -222,7 +236,7 @@ class _Builder:
 
     def _add_null(self, root: int, index: int, following: int) -> None:
         closing = self._skeleton(index, quoted=False)
-        self._end(self._walk(root, self._ids("null"), index), closing, following, index, NULL)
+        self._end(self._walk(root, self._ids(self.null), index), closing, following, index, NULL)
 
     def _leaves(self, node: int, index: int) -> bool:
         """Whether a target lies outside the field's own trie, so that nothing may be added below it."""
@@ -250,6 +264,10 @@ class _Builder:
         kind = self.fields[index]
         return "" if isinstance(kind, TagsField) or kind.nullable else '"'
 
+    def _value_opening(self, index: int) -> tuple[int, ...]:
+        """What opens the value of a label that might have been null."""
+        return self._ids('"') if is_nullable(self.fields[index]) else ()
+
     def _skeleton(self, index: int, quoted: bool) -> tuple[int, ...]:
         """Tokens between the value of field `index` and that of the next field, or the end of the record."""
         closing = '"' if quoted else ""
@@ -276,11 +294,7 @@ class _Builder:
             jump_field=tuple(self.jump_field),
             jump_target=tuple(self.jump_target),
             texts=tuple(self.texts),
+            escapes=self.escapes,
             automaton=self.automaton,
             vocabulary=self.vocabulary,
         )
-
-
-def _escaped(value: str) -> str:
-    """The value as it stands between quotes in canonical JSON."""
-    return json.dumps(value, ensure_ascii=False)[1:-1]

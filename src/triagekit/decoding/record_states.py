@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +10,6 @@ from triagekit.decoding.grammar import END, NO_VALUE, NULL
 from triagekit.decoding.grammar_tables import NO_SPAN, VALUE_OFFSET
 from triagekit.decoding.record import DecodedRecord, decoded_record
 from triagekit.decoding.text_automaton import NORMAL, SPACE, START
-from triagekit.schema.canonical import normalise_text
 from triagekit.schema.fields import TagsField, TextField
 
 if TYPE_CHECKING:
@@ -19,6 +17,7 @@ if TYPE_CHECKING:
     from triagekit.decoding.grammar_tables import GrammarTables
 
 _NO_TAG = -1
+_NOT_BEGUN = -1
 
 
 class RecordStates:
@@ -60,8 +59,9 @@ class RecordStates:
 
     def begin(self, rows: torch.Tensor) -> None:
         """Start anew in these rows: the first skeleton is emitted, and all that follows by force."""
-        for tensor in (self.count, self.tag_count, self.text_begin, self.text_end, self.log_confidence):
+        for tensor in (self.count, self.tag_count, self.text_end, self.log_confidence):
             tensor[rows] = 0
+        self.text_begin[rows] = _NOT_BEGUN
         self.values[rows] = NO_VALUE
         self.last_tag[rows] = _NO_TAG
         self.place[rows] = self.tables.start_place
@@ -154,19 +154,14 @@ class RecordStates:
                 if value == NULL:
                     record[kind.name] = None
                 elif isinstance(kind, TextField):
-                    record[kind.name] = self._text(tokens[row][begin[row][index] : end[row][index]], kind.max_length)
+                    span = tokens[row][begin[row][index] : end[row][index]]
+                    record[kind.name] = self.grammar.text_of(span, kind.max_length)
                 elif isinstance(kind, TagsField):
                     record[kind.name] = [kind.values[tag] for tag in tags[row][index][: tag_count[row][index]]]
                 else:
                     record[kind.name] = kind.values[value]
             results.append(decoded_record(self.grammar.schema, record, log_confidence[row], count[row], cut))
         return results
-
-    def _text(self, tokens: list[int], max_length: int) -> str:
-        vocabulary = self.grammar.vocabulary
-        # The automaton lets only whole characters and whole escapes through, so this is always a JSON string.
-        content = json.loads(b'"' + b"".join(vocabulary[token] or b"" for token in tokens) + b'"')
-        return normalise_text(content, max_length)
 
     def _follow(self, rows: torch.Tensor) -> None:
         """Take all that follows by force in these rows: jumps, spans, texts that are full, tags of which one is left."""
@@ -206,7 +201,7 @@ class RecordStates:
             return
         text = tables.place_text[place]
         field = tables.text_field[text.clamp(min=0)]
-        opens = (text >= 0) & (self.text_begin[rows, field] == 0)
+        opens = (text >= 0) & (self.text_begin[rows, field] == _NOT_BEGUN)
         self.text_begin[rows, field] = torch.where(opens, self.count[rows], self.text_begin[rows, field])
         self.text_state[rows] = torch.where(opens, START, self.text_state[rows])
         limit = tables.text_limit[text.clamp(min=0)].to(torch.int32)

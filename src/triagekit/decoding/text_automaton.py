@@ -19,7 +19,8 @@ NORMAL = 1
 SPACE = 2
 """As NORMAL, after a space: no second one follows, because canonical text has single spaces."""
 ESCAPE = 3
-"""After a backslash: only a quote or a backslash may follow, as canonical JSON escapes nothing else in such text."""
+"""After a backslash: only a quote or a backslash may follow, as canonical JSON escapes nothing else in such text. No
+state of text without escapes."""
 FIRST_PARTIAL = 4
 """States from here on stand inside a UTF-8 character."""
 
@@ -46,12 +47,14 @@ class TextAutomaton:
         return int(self.cost[START].min())
 
 
-def compile_text_automaton(vocabulary: Sequence[bytes | None]) -> TextAutomaton:
-    """Run every token from every state. Tokens that would leave a character that nothing can complete are forbidden.
+def compile_text_automaton(vocabulary: Sequence[bytes | None], escapes: bool = True) -> TextAutomaton:
+    """Run every token from every state. `escapes`: the text stands inside a JSON string; else nothing in it is escaped.
+
+    Tokens that would leave a character that nothing can complete are forbidden.
 
     Raises TriageError if no text at all can be written with this vocabulary.
     """
-    byte_target, byte_cost = _byte_tables()
+    byte_target, byte_cost = _byte_tables(escapes)
     states = len(byte_target)
     size = len(vocabulary)
     target = np.full((states, size), _DEAD, dtype=np.int16)
@@ -99,8 +102,8 @@ def _keep_live(target: np.ndarray, cost: np.ndarray) -> TextAutomaton:
     )
 
 
-@lru_cache(maxsize=1)
-def _byte_tables() -> tuple[np.ndarray, np.ndarray]:
+@lru_cache(maxsize=2)
+def _byte_tables(escapes: bool) -> tuple[np.ndarray, np.ndarray]:
     """Transitions over bytes: well-formed UTF-8 without the characters that canonical text never holds.
 
     Returns target int16 [states, 256] (-1: dead) and cost int32 [states, 256].
@@ -112,8 +115,9 @@ def _byte_tables() -> tuple[np.ndarray, np.ndarray]:
     cost = np.zeros((states, 256), dtype=np.int32)
     for state in (START, NORMAL, SPACE):
         target[state, 0x21:0x7F] = NORMAL
-        target[state, ord('"')] = _DEAD
-        target[state, ord("\\")] = ESCAPE
+        if escapes:
+            target[state, ord('"')] = _DEAD
+            target[state, ord("\\")] = ESCAPE
         cost[state] = 1
     target[NORMAL, ord(" ")] = SPACE
     target[ESCAPE, [ord('"'), ord("\\")]] = NORMAL

@@ -131,6 +131,8 @@ def _schema_section(source: ExportSource) -> str:
     schema = load_schema(source.run.adapter / SCHEMA)
     rows = [[f"`{a_field.name}`", *_field_words(a_field)] for a_field in schema.fields]
     note = f"Schema fingerprint `{schema.fingerprint}`; `schema.yaml` has all values."
+    if schema.format == "compact":
+        note += " The model writes the values alone, one a line; triagekit makes the JSON record from them."
     return f"{_table(['field', 'kind', 'values'], rows)}\n\n{note}"
 
 

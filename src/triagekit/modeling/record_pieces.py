@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from triagekit.schema import (
@@ -16,12 +15,11 @@ from triagekit.schema import (
     allowed_values,
     record_segments,
 )
+from triagekit.schema.compact import NULL, SEPARATOR, TAG_END, TEXT_OPENING
 from triagekit.schema.fields import is_nullable
 
 if TYPE_CHECKING:
     from triagekit.modeling.segments import SegmentTokenizer
-
-Encode = Callable[[str], tuple[int, ...]]
 
 CHARACTERS_PER_TOKEN = 3
 """Below the 3.5-5 of English and Spanish under common vocabularies: rather some tokens too many kept free."""
@@ -73,31 +71,46 @@ def skeleton_texts(schema: Schema) -> list[str]:
     return list(dict.fromkeys(text for record in _skeletons(schema) for text in record))
 
 
-def value_texts(field: Field) -> list[str]:
-    """Every value-segment text of a field with fixed values, JSON-escaped as in the record; for text fields none."""
-    texts = ["null", '"'] if is_nullable(field) else []
-    if isinstance(field, TextField):
-        return texts
+def mark_texts(schema: Schema, field: Field) -> list[str]:
+    """Every value-segment text of a field that is no value: null, what opens text that may be null, what tags stand in."""
+    compact = schema.format == "compact"
     if isinstance(field, TagsField):
-        texts += ["[]", '["', '","', '"]']
-    return texts + [_escaped(value) for value in field.values]
+        return [TAG_END, SEPARATOR] if compact else ["[]", '["', '","', '"]']
+    if not is_nullable(field):
+        return []
+    if not compact:
+        return ["null", '"']
+    return [NULL, TEXT_OPENING] if isinstance(field, TextField) else [NULL]
 
 
-def record_reserve(schema: Schema, encode: Encode) -> int:
+def _tag_marks(schema: Schema, tags: int) -> list[str]:
+    """What stands around and between as many tags."""
+    if schema.format == "compact":
+        return [TAG_END] * tags + [SEPARATOR]
+    return ['["', *['","'] * max(0, tags - 1), '"]']
+
+
+def record_reserve(segments: SegmentTokenizer) -> int:
     """Tokens of the longest record: exact for skeletons and fixed values, max_length / 3 for text fields."""
-    total = sum(max(len(encode(text)) for text in slot) for slot in zip(*_skeletons(schema), strict=True))
+    schema = segments.schema
+
+    def length(text: str) -> int:
+        return len(segments.encode_piece(text))
+
+    total = sum(max(length(text) for text in slot) for slot in zip(*_skeletons(schema), strict=True))
     for field in schema.fields:
+        marks = mark_texts(schema, field)
         if is_nullable(field):
-            total += max(len(encode("null")), len(encode('"')))
+            total += max(length(text) for text in marks)
         if isinstance(field, TextField):
             total += math.ceil(field.max_length / CHARACTERS_PER_TOKEN)
-        elif isinstance(field, TagsField):
-            longest = sorted((len(encode(_escaped(value))) for value in field.values), reverse=True)[: field.max_items]
-            total += (
-                sum(longest) + len(encode('","')) * max(0, len(longest) - 1) + len(encode('["')) + len(encode('"]'))
-            )
+            continue
+        longest = sorted((len(segments.value_ids(field.name, value)) for value in field.values), reverse=True)
+        if isinstance(field, TagsField):
+            longest = longest[: field.max_items]
+            total += sum(longest) + sum(length(text) for text in _tag_marks(schema, len(longest)))
         else:
-            total += max(len(encode(_escaped(value))) for value in field.values)
+            total += longest[0]
     return total
 
 
@@ -107,12 +120,9 @@ def output_token_ids(segments: SegmentTokenizer) -> list[int]:
     The tokens of free text are not among them (that would be the whole vocabulary): under `head: output_tokens` they
     keep the base's own head rows.
     """
-    texts = [
-        *skeleton_texts(segments.schema),
-        *(text for field in segments.schema.fields for text in value_texts(field)),
-    ]
-    return sorted({token for text in texts for token in segments.encode_piece(text)} | set(segments.end_ids))
-
-
-def _escaped(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False)[1:-1]
+    schema = segments.schema
+    texts = [*skeleton_texts(schema), *(text for field in schema.fields for text in mark_texts(schema, field))]
+    found = {token for text in texts for token in segments.encode_piece(text)} | set(segments.end_ids)
+    for field in schema.label_fields:
+        found.update(token for value in field.values for token in segments.value_ids(field.name, value))
+    return sorted(found)

@@ -1,13 +1,14 @@
 """Tickets and records to token ids, the one place that training and scoring share.
 
 A record is tokenised by segments (skeleton, value, skeleton, …, end of turn), each by itself, so that the tokens that
-scoring forces are exactly those that training saw. The prompt is prefix + ticket + suffix, each by itself too: the
+scoring forces are exactly those that training saw. In the compact format a label is written by the first of its tokens
+that tell it from the field's other values. The prompt is prefix + ticket + suffix, each by itself too: the
 prefix is the same for every row and its keys and values can be computed once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,10 @@ from triagekit.errors import TriageError
 from triagekit.modeling.pieces import PieceEncoder
 from triagekit.modeling.record_pieces import record_reserve
 from triagekit.modeling.template import PromptTemplate
-from triagekit.schema.canonical import Segment, record_segments
+from triagekit.schema.canonical import escape, record_segments
+from triagekit.schema.compact import SEPARATOR, TAG_END, shortest_beginnings
 from triagekit.schema.schema import Schema
+from triagekit.schema.segment import Segment
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,11 +54,19 @@ class SegmentTokenizer:
         self._prefixes = [self._pieces.encode_trusted(template.prefix_text(n)) for n in range(template.variants)]
         self._suffix = self._pieces.encode_trusted(template.suffix_text)
         self._field_index = {field.name: number for number, field in enumerate(self.schema.fields)}
-        self.record_reserve: int = record_reserve(self.schema, self.encode_piece) + len(self.end_ids)
+        self._short: dict[str, dict[str, tuple[int, ...]]] = {}
+        if self.schema.format == "compact":
+            self._check_marks()
+            self._short = {field.name: self._shortest(field.values) for field in self.schema.label_fields}
+        self.record_reserve: int = record_reserve(self) + len(self.end_ids)
 
     def encode_piece(self, text: str) -> tuple[int, ...]:
         """Token ids of a piece of a record, cached. Text that looks like a special token stays plain text."""
         return self._pieces.encode(text)
+
+    def value_ids(self, field: str, value: str) -> tuple[int, ...]:
+        """Token ids of one of the values of a label, as the schema's format has them."""
+        return self._short[field][value] if self._short else self.encode_piece(escape(value))
 
     def prefix_ids(self, variant: int) -> tuple[int, ...]:
         """Token ids before the ticket, the same for every row of this variant."""
@@ -103,7 +114,7 @@ class SegmentTokenizer:
 
     def record_ids(self, record: Mapping[str, Any]) -> list[tuple[Segment, tuple[int, ...]]]:
         """The record's segments with their token ids; the end of turn is not among them."""
-        return [(segment, self.encode_piece(segment.text)) for segment in record_segments(self.schema, record)]
+        return [(segment, self._segment_ids(segment)) for segment in record_segments(self.schema, record)]
 
     def encode_example(self, text: str, record: Mapping[str, Any], variant: int = 0) -> TokenisedExample:
         """One training row. The ticket is cut to fit, never the schema or the record."""
@@ -124,6 +135,35 @@ class SegmentTokenizer:
             ticket_tokens_cut=cut,
             variant=variant,
         )
+
+    def _check_marks(self) -> None:
+        for mark in (SEPARATOR, TAG_END):
+            if self.decode(self.encode_piece(mark)) != mark:
+                raise TriageError(
+                    f"The base's tokenizer cannot write {mark!r} by itself, which the compact format puts behind values. "
+                    "Use record_format: json with this base."
+                )
+
+    def _segment_ids(self, segment: Segment) -> tuple[int, ...]:
+        short = self._short.get(segment.field or "", {}).get(segment.text) if segment.kind == "value" else None
+        return self.encode_piece(segment.text) if short is None else short
+
+    def _shortest(self, values: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        """Value → the first of its tokens, as many as tell it from the others."""
+
+        def beginnings(value: str) -> Iterator[str]:
+            ids = self.encode_piece(value)
+            texts = (self.decode(ids[:length]) for length in range(1, len(ids)))
+            # A token can end in the middle of a character, and then its text is none.
+            yield from (text for text in texts if text and value.startswith(text))
+
+        short = shortest_beginnings(values, beginnings)
+        found = {}
+        for value, text in short.items():
+            ids = self.encode_piece(value)
+            lengths = (length for length in range(1, len(ids)) if self.decode(ids[:length]) == text)
+            found[value] = ids[: next(lengths, len(ids))]
+        return found
 
     def decode(self, ids: Iterable[int]) -> str:
         """Exact text of token ids, special tokens included."""

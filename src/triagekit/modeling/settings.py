@@ -19,6 +19,11 @@ class PromptSettings(Settings):
         description="explicit: fields and values stand in the system message; implicit: one of the schema's short "
         "instructions stands before the ticket, the schema is learnt; mixed: both, so that either works at scoring",
     )
+    record_format: Literal["json", "compact"] | None = Field(
+        default=None,
+        description="what the model writes: json (the record itself) or compact (its values alone, one a line, a third "
+        "of the tokens; rendered to the same JSON); absent: the schema's own `format`",
+    )
     max_length: int = Field(512, ge=16, description="tokens of prompt and record together; longer tickets are cut")
 
 

@@ -34,6 +34,7 @@ class PromptTemplate:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, schema: Schema, settings: PromptSettings) -> None:
+        schema = schema.in_format(settings.record_format or schema.format)
         self.schema = schema
         self.settings = settings
         rendered = [_render(tokenizer, system, before) for system, before in _messages(schema, settings)]
@@ -62,7 +63,7 @@ class PromptTemplate:
 
     @property
     def fingerprint(self) -> str:
-        """Content fingerprint: prefixes, suffix, end of turn, strategy, length."""
+        """Content fingerprint: prefixes, suffix, end of turn, strategy, length, format of the records."""
         return fingerprint_json(
             {
                 "prefixes": self._prefixes,
@@ -70,6 +71,8 @@ class PromptTemplate:
                 "end_of_turn_id": self.end_of_turn_id,
                 "strategy": self.settings.strategy,
                 "max_length": self.settings.max_length,
+                # Left out where it is JSON: adapters made before there was another format keep their fingerprint.
+                **({"format": self.schema.format} if self.schema.format != "json" else {}),
             }
         )
 

@@ -4,7 +4,6 @@ Importing this package loads the standard library only; PyYAML is loaded when a 
 """
 
 from triagekit.schema.canonical import (
-    Segment,
     allowed_values,
     canonical_json,
     normalise_text,
@@ -18,6 +17,7 @@ from triagekit.schema.normalise import normalise_record
 from triagekit.schema.parse import ParsedRecord, parse_record
 from triagekit.schema.prompt import schema_prompt
 from triagekit.schema.schema import Schema
+from triagekit.schema.segment import Segment
 from triagekit.schema.validate import FieldProblem, Verdict, validate_record, verdict
 from triagekit.schema.yaml_text import schema_yaml
 

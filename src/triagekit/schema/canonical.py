@@ -9,24 +9,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from triagekit.errors import TriageError
+from triagekit.schema.compact import compact_segments
 from triagekit.schema.fields import DependentEnumField, TagsField, TextField
 from triagekit.schema.schema import Schema
+from triagekit.schema.segment import Segment
 
 _BLANK = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ufeff]+")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A piece of canonical JSON. `field` is set for value segments: the name of the field it belongs to."""
-
-    kind: Literal["skeleton", "value"]
-    text: str
-    field: str | None = None
 
 
 def normalise_text(text: str, max_length: int) -> str:
@@ -47,7 +39,7 @@ def escape(text: str) -> str:
 
 
 def record_segments(schema: Schema, record: Mapping[str, Any]) -> list[Segment]:
-    """The segments of a record; their joined texts are its canonical JSON.
+    """The segments of a record, in the schema's format; in JSON their joined texts are its canonical JSON.
 
     Skeleton and value segments follow each other as the record is read; two skeletons never touch.
     - Text and enum: skeleton ends with the opening quote, value is the escaped content, the next skeleton begins with
@@ -56,14 +48,22 @@ def record_segments(schema: Schema, record: Mapping[str, Any]) -> list[Segment]:
     - Tags: skeleton ends with `"field":`, then value `[]`, or value `["`, the first tag, and for each further one a
       value `","` and the tag, then value `"]`.
 
-    Raises TriageError if the record is not valid under the schema.
+    The compact format is described in `schema.compact`. Raises TriageError if the record is not valid under the schema.
     """
+    _check_record(schema, record)
+    return _json_segments(schema, record) if schema.format == "json" else compact_segments(schema, record)
+
+
+def _check_record(schema: Schema, record: Mapping[str, Any]) -> None:
     from triagekit.schema.validate import validate_record
 
     problems = validate_record(schema, record)
     if problems:
         said = "; ".join(f"{problem.field}: {problem.message}" for problem in problems)
         raise TriageError(f"This record is not valid under schema '{schema.name}': {said}")
+
+
+def _json_segments(schema: Schema, record: Mapping[str, Any]) -> list[Segment]:
     segments: list[Segment] = []
     skeleton = "{"
     for position, a_field in enumerate(schema.fields):
@@ -101,7 +101,8 @@ def canonical_json(schema: Schema, record: Mapping[str, Any]) -> str:
 
     Raises TriageError if the record is not valid under the schema.
     """
-    return "".join(segment.text for segment in record_segments(schema, record))
+    _check_record(schema, record)
+    return "".join(segment.text for segment in _json_segments(schema, record))
 
 
 def allowed_values(schema: Schema, field_name: str, record_so_far: Mapping[str, Any]) -> tuple[str, ...]:

@@ -10,8 +10,10 @@ from triagekit.errors import ProblemsError
 from triagekit.schema.field_definition import read_field
 from triagekit.schema.fields import DependentEnumField, EnumField, Field
 from triagekit.schema.mistakes import Mistakes, Where
+from triagekit.schema.schema import COMPACT_INSTRUCTIONS
 
-KEYS = ("name", "title", "description", "instructions", "fields")
+KEYS = ("name", "title", "description", "format", "instructions", "fields")
+FORMATS = ("json", "compact")
 MAX_INSTRUCTION_LENGTH = 500
 _SCHEMA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -48,8 +50,12 @@ def _read(data: Any, mistakes: Mistakes) -> dict[str, Any]:
     for key in ("title", "description"):
         if data.get(key) is not None:
             arguments[key] = mistakes.text((key,), data[key], empty=True)
+    if data.get("format") is not None:
+        arguments["format"] = _format(data["format"], mistakes)
     if data.get("instructions") is not None:
         arguments["instructions"] = _instructions(data["instructions"], mistakes)
+    elif arguments.get("format") == "compact":
+        arguments["instructions"] = COMPACT_INSTRUCTIONS
     arguments["fields"] = _fields(data.get("fields"), mistakes)
     return arguments
 
@@ -62,6 +68,13 @@ def _name(data: Mapping[str, Any], mistakes: Mistakes) -> str:
     if name and not _SCHEMA_NAME.fullmatch(name):
         mistakes.add(("name",), f"'{name}' is not a name: letters, digits, '_', '-' and '.', at most 64.")
     return name
+
+
+def _format(given: Any, mistakes: Mistakes) -> str:
+    if given not in FORMATS:
+        mistakes.nearest(("format",), f"unknown format {given!r}.", str(given), FORMATS)
+        return FORMATS[0]
+    return str(given)
 
 
 def _instructions(given: Any, mistakes: Mistakes) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from triagekit.schema.compact import read_compact
 from triagekit.schema.schema import Schema
 from triagekit.schema.tolerant_json import MAX_DEPTH, NotJson, TolerantReader
 from triagekit.schema.validate import FieldProblem, Verdict, validate_record, verdict
@@ -49,10 +50,15 @@ class _Candidate:
 def parse_record(schema: Schema, text: str) -> ParsedRecord:
     """The object in `text` that is most like a record of `schema`, with its repairs, problems and verdict.
 
-    Among several objects the one with the most valid fields wins, then the one with the most known fields, then the
-    first. Values are not changed, except that what JSON cannot hold (NaN, halves of UTF-16 pairs, endless nesting) is
-    replaced and named. Never raises, whatever the text.
+    In the compact format the values on the lines of `text` are read, where it has enough of them. Among several objects
+    the one with the most valid fields wins, then the one with the most known fields, then the first. Values are not
+    changed, except that what JSON cannot hold (NaN, halves of UTF-16 pairs, endless nesting) is replaced and named.
+    Never raises, whatever the text.
     """
+    written = read_compact(schema, text) if schema.format == "compact" else None
+    if written is not None:
+        compact_problems = tuple(validate_record(schema, written[0]))
+        return ParsedRecord(written[0], written[1], compact_problems, verdict(compact_problems), text)
     candidates = list(_candidates(schema, text))
     if not candidates:
         found = FieldProblem("", text[:200], "there is no JSON object in the text.")

@@ -8,6 +8,7 @@ from triagekit.schema.fields import DependentEnumField, Field, TagsField, TextFi
 from triagekit.schema.schema import Schema
 
 OPENING = "Read the support ticket and answer with one JSON object and nothing else. Its keys, in this order:"
+COMPACT_OPENING = "Read the support ticket and answer with one value a line and nothing else, in this order:"
 
 
 def schema_prompt(schema: Schema) -> str:
@@ -15,20 +16,22 @@ def schema_prompt(schema: Schema) -> str:
 
     One line for each field and each parent value; values are separated by ` | `. Depends on nothing but the schema.
     """
-    lines = [OPENING]
+    compact = schema.format == "compact"
+    lines = [COMPACT_OPENING if compact else OPENING]
     for a_field in schema.fields:
-        lines += _field_lines(a_field)
+        lines += _field_lines(a_field, compact)
     return "\n".join(lines)
 
 
-def _field_lines(a_field: Field) -> list[str]:
+def _field_lines(a_field: Field, compact: bool) -> list[str]:
     null = " or null" if is_nullable(a_field) else ""
     described = f" ({a_field.description})" if a_field.description else ""
     head = f"- {a_field.name}{described}:"
     if isinstance(a_field, TextField):
         return [f"{head} text, at most {a_field.max_length} characters{null}"]
     if isinstance(a_field, TagsField):
-        return [f"{head} array of at most {a_field.max_items}, possibly none, of {_listed(a_field.values)}"]
+        several = "at most" if compact else "array of at most"
+        return [f"{head} {several} {a_field.max_items}, possibly none, of {_listed(a_field.values)}"]
     if isinstance(a_field, DependentEnumField):
         lines = [
             f"  {_plain(parent)}: {_listed(values) + null if values else 'null'}"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from triagekit.errors import TriageError, did_you_mean
 from triagekit.files.fingerprint import fingerprint_json
@@ -18,6 +18,16 @@ DEFAULT_INSTRUCTIONS = (
     "Which record belongs to this ticket? Reply in JSON.",
 )
 """Used where a schema brings no instructions of its own."""
+COMPACT_INSTRUCTIONS = (
+    "Turn this support ticket into its record: one value a line.",
+    "Read the ticket and fill in the record. Answer with its values only.",
+    "Sort this request: give the values of its record.",
+    "Which record belongs to this ticket? Reply with one value a line.",
+)
+"""The same for the compact format."""
+
+RecordFormat = Literal["json", "compact"]
+_OWN_INSTRUCTIONS: dict[RecordFormat, tuple[str, ...]] = {"json": DEFAULT_INSTRUCTIONS, "compact": COMPACT_INSTRUCTIONS}
 
 
 @dataclass(frozen=True)
@@ -25,6 +35,8 @@ class Schema:
     """What a ticket record is. The order of `fields` is the order of the keys in every record's JSON.
 
     `instructions` are the short prompts of the implicit strategy, which names no fields and no values.
+    `format`: what the model writes. json: the record's canonical JSON; compact: its values alone, one a line, from which
+    the same JSON is made.
     Raises ProblemsError with every mistake at once if the fields do not fit together.
     """
 
@@ -33,6 +45,7 @@ class Schema:
     description: str = ""
     instructions: tuple[str, ...] = DEFAULT_INSTRUCTIONS
     fields: tuple[Field, ...] = ()
+    format: RecordFormat = "json"
 
     def __post_init__(self) -> None:
         from triagekit.schema.definition import check_definition
@@ -63,12 +76,17 @@ class Schema:
                 f"Schema '{self.name}' has no field '{name}'. {did_you_mean(name, self.field_names)}"
             ) from None
 
+    def in_format(self, wanted: RecordFormat) -> Schema:
+        """The same records, written in another format; instructions that are not the schema's own change with it."""
+        own = self.instructions != _OWN_INSTRUCTIONS[self.format]
+        return replace(self, format=wanted, instructions=self.instructions if own else _OWN_INSTRUCTIONS[wanted])
+
     @cached_property
     def fingerprint(self) -> str:
-        """Fingerprint of which records are valid and how they are written.
+        """Fingerprint of which records are valid and of their canonical JSON.
 
-        Titles, descriptions, instructions and aliases are left out: they change prompts (which have a fingerprint of
-        their own) or the reading of raw data, never what a record is.
+        Titles, descriptions, instructions, aliases and the format are left out: they change prompts (which have a
+        fingerprint of their own) or the reading of raw data, never what a record is.
         """
         dropped = ("description", "aliases")
         return fingerprint_json(
@@ -79,11 +97,12 @@ class Schema:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The same keys as in the YAML file; only JSON types; defaults left out of the fields."""
+        """The same keys as in the YAML file; only JSON types; the default format, and defaults of fields, left out."""
         return {
             "name": self.name,
             "title": self.title,
             "description": self.description,
+            **({"format": self.format} if self.format != "json" else {}),
             "instructions": list(self.instructions),
             "fields": [field_to_dict(a_field) for a_field in self.fields],
         }

@@ -36,6 +36,15 @@ def select_fields(schema: Schema, names: Sequence[str]) -> Schema:
         for field in kept
         if isinstance(field, DependentEnumField) and field.parent not in names
     ]
+    if schema.format == "compact" and not problems and kept != schema.fields[: len(kept)]:
+        missing = ", ".join(field.name for field in schema.fields[: schema.fields.index(kept[-1])] if field not in kept)
+        problems.append(
+            Problem(
+                "fields",
+                f"in the compact format a value is known by its line alone, so that none before it can be left out: {missing}.",
+                "Name these too, or train with `prompt.record_format: json`.",
+            )
+        )
     if not kept and not problems:
         problems.append(Problem("fields", "none is named.", f"Name some of {', '.join(known)}, or `{LABELS}`."))
     if problems:

@@ -24,6 +24,7 @@ def schema_yaml(schema: Schema, notes: Notes | None = None, head: Sequence[str] 
     lines = [f"# {line}".rstrip() for line in head]
     lines += [f"name: {quoted(schema.name)}"]
     lines += [f"{key}: {quoted(text)}" for key in ("title", "description") if (text := getattr(schema, key))]
+    lines += [f"format: {schema.format}"] if schema.format != "json" else []
     lines += ["", "instructions:", *(f"  - {quoted(text)}" for text in schema.instructions), "", "fields:"]
     blocks = [_field_lines(field_to_dict(a_field), notes) for a_field in schema.fields]
     return "\n".join([*lines, "\n\n".join("\n".join(block) for block in blocks)]) + "\n"
