@@ -4,6 +4,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
+# Tests run in this many processes at once, each with one thread.
+TEST_PROCESSES ?= 2
+
 # No network, and no usage reports.
 export HF_HUB_OFFLINE ?= 1
 export TRANSFORMERS_OFFLINE ?= 1
@@ -26,10 +29,10 @@ demo: $(STAMP)  ## set up .venv, then the whole way on generated tickets, ending
 	$(BIN)/triage demo --out demo --offline
 
 test: $(STAMP)  ## set up .venv, then every test but the long ones
-	$(BIN)/python -m pytest -q -m "not long and not cluster"
+	$(BIN)/python -m pytest -q -m "not long and not cluster" -n $(TEST_PROCESSES) --dist worksteal
 
 test-long: $(STAMP)  ## kill and scale checks
-	$(BIN)/python -m pytest -q -m "long and not cluster"
+	$(BIN)/python -m pytest -q -m "long and not cluster" -n $(TEST_PROCESSES) --dist worksteal
 
 test-cluster: $(STAMP)  ## jobs on a real Slurm that the tests start (root, Debian's Slurm packages)
 	$(BIN)/python -m pytest -q -m cluster

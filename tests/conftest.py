@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-# Before any library is imported: no network, one thread a process, no busy waiting on a shared machine.
+# Before any library is imported: no network, no busy waiting on a shared machine.
 for _name, _value in {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -16,6 +16,9 @@ for _name, _value in {
     "RAY_AUTH_MODE": "disabled",
 }.items():
     os.environ.setdefault(_name, _value)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Test processes side by side share the cores: one thread each, instead of all of them waiting for one another.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path  # noqa: E402
 

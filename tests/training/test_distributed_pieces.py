@@ -214,7 +214,15 @@ def test_a_run_does_not_go_on_with_a_base_in_fewer_bits(tmp_path):
     assert [problem.where for problem in told.value.problems] == ["max length", "quantization"]
 
 
-def test_a_stop_is_noted_once_and_repeats_do_not_kill():
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as a process on a terminal has it: test processes that run side by side ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_stop_is_noted_once_and_repeats_do_not_kill(interruptible):
     with StopRequest(patient=True) as stop:
         for _ in range(3):
             signal.raise_signal(signal.SIGINT)
