@@ -19,7 +19,7 @@ PRESETS = [name for name in shipped_names("train") if name != "tiny_base"]
 
 
 def test_the_promised_presets_ship():
-    promised = {"lora", "hybrid", "full", "prior_k_4gb", "prior_k_instruct", "prior_w_3b", "prior_e_lora"}
+    promised = {"lora", "lora_plus", "hybrid", "full", "prior_k_4gb", "prior_k_instruct", "prior_w_3b", "prior_e_lora"}
     assert promised | {"prior_e_hybrid"} <= set(PRESETS)
 
 
@@ -44,6 +44,14 @@ def test_lora_and_hybrid_differ_in_the_method_only():
     lora, hybrid = (load_train_settings(name, ["name=x"]).model_dump() for name in ("lora", "hybrid"))
     assert {key for key in lora if lora[key] != hybrid[key]} == {"adapter"}
     assert {key for key in lora["adapter"] if lora["adapter"][key] != hybrid["adapter"][key]} == {"method"}
+
+
+def test_lora_plus_is_lora_with_two_learning_rates():
+    lora, plus = (load_train_settings(name, ["name=x"]) for name in ("lora", "lora_plus"))
+    assert plus.adapter == lora.adapter.model_copy(update={"lora_plus_ratio": 16})
+    rate = {"learning_rate": plus.optimizer.learning_rate}
+    assert plus.optimizer == lora.optimizer.model_copy(update=rate)
+    assert plus.model_copy(update={"adapter": lora.adapter, "optimizer": lora.optimizer}) == lora
 
 
 def test_the_effective_batch_must_be_a_multiple_and_the_error_says_what_is_near():

@@ -21,8 +21,8 @@ class PromptSettings(Settings):
     )
     record_format: Literal["json", "compact"] | None = Field(
         default=None,
-        description="what the model writes: json (the record itself) or compact (its values alone, one a line, a third "
-        "of the tokens; rendered to the same JSON); absent: the schema's own `format`",
+        description="what the model writes: json (the record itself) or compact (its values alone, one a line, less than "
+        "half of the tokens; rendered to the same JSON); absent: the schema's own `format`",
     )
     max_length: int = Field(512, ge=16, description="tokens of prompt and record together; longer tickets are cut")
 

@@ -4,7 +4,7 @@ Sources: Dettmers et al. 2023 (QLoRA, arXiv 2305.14314) take 2e-4 at 7-13 B and 
 (LoRA Learns Less and Forgets Less, arXiv 2405.09673) and Schulman et al. 2025 (LoRA Without Regret, Thinking Machines)
 find LoRA's best rate about ten times that of full fine-tuning; the latter also that it falls with the width H of the
 model, 5e-4 (2000 / H)^p with p 0.08 for Qwen and 0.78 for Llama. The first row holds this package's embedded base, whose
-presets take 2e-3 for LoRA and 5e-4 for all weights. The ranges are wide on purpose: a rate outside of them is more often
+presets take 2e-3 for LoRA and for all weights. The ranges are wide on purpose: a rate outside of them is more often
 a slip than a choice.
 """
 
