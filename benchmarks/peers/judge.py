@@ -7,6 +7,7 @@ from typing import Any
 from triagekit.schema.fields import TextField
 from triagekit.schema.parse import ParsedRecord, parse_record
 from triagekit.schema.schema import Schema
+from triagekit.schema.subset import select_fields
 
 
 def judge(
@@ -25,19 +26,23 @@ def judge(
     ours = best["ours"]
     work = 2 * facts["parameters"] * (facts["own_tokens"] + ours["written_tokens"])
     tickets = facts["tickets"]
-    our_records = [parse_record(schema, text) for text in ours["texts"]]
+    our_records = [parse_record(schema, text).record or {} for text in ours["texts"]]
     figures = {}
     for name, found in best.items():
-        records = [parse_record(schema, text) for text in found["texts"]]
+        settings = sweeps[name][0]["settings"]
+        own_schema = select_fields(schema, settings["fields"]) if "fields" in settings else schema
+        parsed = [parse_record(own_schema, text) for text in found["texts"]]
+        records = [each.record or {} for each in parsed]
         same = [one.strip() == other for one, other in zip(found["texts"], ours["texts"], strict=True)]
         figures[name] = {
-            "settings": sweeps[name][0]["settings"],
+            "settings": settings,
             "tickets_per_second": round(tickets / found["seconds"], 3),
             "tickets_per_cpu_second": round(tickets / found["cpu_seconds"], 3),
             "peak_memory_bytes": found["peak_memory_bytes"],
-            "valid": round(sum(map(is_valid, records)) / tickets, 4),
+            "valid": round(sum(map(is_valid, parsed)) / tickets, 4),
             "same_text": round(sum(same) / tickets, 4),
             "same_labels": round(same_labels(schema, records, our_records), 4),
+            "right_labels": round(same_labels(schema, records, facts["records"]), 4),
             "written_tokens": found["written_tokens"],
             "of_ceiling": round(work / found["seconds"] / ceiling, 4) if ceiling else None,
             "ratio": round(found["seconds"] / ours["seconds"], 3),
@@ -55,10 +60,10 @@ def is_valid(parsed: ParsedRecord) -> bool:
     return parsed.record is not None and not parsed.problems and not parsed.repairs
 
 
-def same_labels(schema: Schema, records: list[ParsedRecord], ours: list[ParsedRecord]) -> float:
-    """Share of label fields, over all tickets, with the value that ours has."""
+def same_labels(schema: Schema, records: list[dict[str, Any]], others: list[dict[str, Any]]) -> float:
+    """Share of label fields, over all tickets, with the same value in both."""
     names = [field.name for field in schema.fields if not isinstance(field, TextField)]
-    pairs = [((one.record or {}), (other.record or {})) for one, other in zip(records, ours, strict=True)]
+    pairs = list(zip(records, others, strict=True))
     equal = sum(name in one and one[name] == other.get(name) for one, other in pairs for name in names)
     return equal / (len(names) * len(pairs))
 
@@ -69,14 +74,24 @@ def _share(value: float | None) -> str:
 
 def show(figures: dict[str, dict[str, Any]], not_measured: dict[str, str]) -> None:
     """The table."""
-    columns = ("tickets/s", "per CPU s", "peak MiB", "valid", "same text", "same labels", "of ceiling", "ours is")
+    columns = (
+        "tickets/s",
+        "per CPU s",
+        "peak MiB",
+        "valid",
+        "same text",
+        "same labels",
+        "right",
+        "of ceiling",
+        "ours is",
+    )
     print(f"{'':29}" + "".join(f"{column:>12}" for column in columns))
     for name, found in figures.items():
         cells = [
             f"{found['tickets_per_second']:.2f}",
             f"{found['tickets_per_cpu_second']:.2f}",
             f"{found['peak_memory_bytes'] / 2**20:.0f}",
-            *(_share(found[share]) for share in ("valid", "same_text", "same_labels", "of_ceiling")),
+            *(_share(found[share]) for share in ("valid", "same_text", "same_labels", "right_labels", "of_ceiling")),
             f"{found['ratio']:.2f} ×",
         ]
         settings = ", ".join(map(str, found["settings"].values()))

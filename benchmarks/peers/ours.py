@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from request import Answer, answer, read_request
 
+from triagekit.modeling.segments import SegmentTokenizer
+from triagekit.modeling.template import PromptTemplate
 from triagekit.scoring.predictor import Predictor
 
 
@@ -14,7 +16,10 @@ def main() -> None:
     task, settings = read_request()
     torch.set_num_threads(task.threads)
     precision = settings.get("precision", "fp32")
-    predictor = Predictor.from_run(task.run, device="cpu", batch_size=settings["batch"], precision=precision)
+    run = task.compact_run if settings.get("format") == "compact" else task.run
+    assert run is not None
+    fields = settings.get("fields")
+    predictor = Predictor.from_run(run, device="cpu", batch_size=settings["batch"], precision=precision, fields=fields)
     records: list[dict[str, Any] | None] = []
 
     def generate(places: list[int]) -> Answer:
@@ -23,7 +28,14 @@ def main() -> None:
         return Answer(texts=[prediction.text for prediction in predictions])
 
     def facts(found: Answer) -> dict[str, Any]:
-        segments = predictor.adapter.segments
+        template = predictor.adapter.segments.template
+        # A tokenizer for the schema that was written, which may have fewer fields than the run's.
+        segments = SegmentTokenizer(
+            predictor.adapter.tokenizer,
+            PromptTemplate.from_dict(
+                predictor.adapter.tokenizer, {**template.to_dict(), "schema": predictor.schema.to_dict()}
+            ),
+        )
         lengths = [sum(len(ids) for _, ids in segments.record_ids(record)) for record in records if record is not None]
         return {"written_tokens": sum(lengths)}
 

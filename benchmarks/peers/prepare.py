@@ -1,7 +1,7 @@
 """A task in a work folder: tickets, a trained run, its merged model, its prompts. What stands there already is kept.
 
-Called by the benchmark in a process of its own: `python prepare.py WORK MODEL TICKETS STEPS ROWS`. Prints the path of the
-task last.
+Called by the benchmark in a process of its own: `python prepare.py WORK MODEL TICKETS STEPS ROWS [compact]`. Prints the path
+of the task last.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ def main() -> None:
     work, model = Path(sys.argv[1]).resolve(), sys.argv[2]
     tickets, steps, rows = map(int, sys.argv[3:6])
     data = generated(work / f"data-{rows}", rows)
-    run = trained(work, model, data, steps)
+    run = trained(work, model, data, steps, "json")
+    compact = trained(work, model, data, steps, "compact") if sys.argv[6:] == ["compact"] else None
     merged = work / f"merged-{run.name}"
     if not (merged / "export.json").is_file():
         triage("export", "merge", run, "--out", merged, "--dtype", "fp32", "--check-rows", 2)
-    print(write_task(work, run, merged, data, tickets))
+    print(write_task(work, run, compact, merged, data, tickets))
 
 
 def triage(*words: object) -> None:
@@ -53,9 +54,9 @@ def generated(folder: Path, rows: int) -> Path:
     return data
 
 
-def trained(work: Path, model: str, data: Path, steps: int) -> Path:
+def trained(work: Path, model: str, data: Path, steps: int, record_format: str) -> Path:
     """A run with explicit prompts, trained just long enough that its records look like records."""
-    name = f"{model}-{steps}"
+    name = f"{model}-{steps}" if record_format == "json" else f"{model}-{steps}-{record_format}"
     if (work / "runs" / name / "summary.json").is_file():
         return work / "runs" / name
     bases = work / "bases"
@@ -69,6 +70,7 @@ def trained(work: Path, model: str, data: Path, steps: int) -> Path:
         "precision": "fp32",
         "prompt.strategy": "explicit",
         "prompt.max_length": 1024,
+        "prompt.record_format": record_format,
         "batch.effective": ROWS_OF_A_STEP,
         "batch.micro": ROWS_OF_A_STEP,
         "optimizer.learning_rate": LEARNING_RATES[model],
@@ -82,7 +84,7 @@ def trained(work: Path, model: str, data: Path, steps: int) -> Path:
     return work / "runs" / name
 
 
-def write_task(work: Path, run: Path, merged: Path, data: Path, tickets: int) -> Path:
+def write_task(work: Path, run: Path, compact: Path | None, merged: Path, data: Path, tickets: int) -> Path:
     """The task of `tickets` tickets that the model was not trained on, as `request.Task`, with its facts beside it."""
     from safetensors import safe_open
 
@@ -93,7 +95,8 @@ def write_task(work: Path, run: Path, merged: Path, data: Path, tickets: int) ->
     from triagekit.modeling.template import PromptTemplate
 
     dataset = ProcessedDataset.open(data)
-    texts = [row.text for split in ("test", "val") for row in dataset.rows(split)][:tickets]
+    rows = [row for split in ("test", "val") for row in dataset.rows(split)][:tickets]
+    texts = [row.text for row in rows]
     if len(texts) < tickets:
         raise SystemExit(f"Only {len(texts)} tickets were kept out of training; ask for no more of them: --tickets")
     tokenizer = load_tokenizer(str(merged))
@@ -108,9 +111,11 @@ def write_task(work: Path, run: Path, merged: Path, data: Path, tickets: int) ->
         "tickets": len(texts),
         "prefix_tokens": len(prefix),
         "own_tokens": sum(map(len, own)),
+        "records": [dict(row.record) for row in rows],
     }
     task = {
         "run": str(run),
+        "compact_run": compact and str(compact),
         "model": str(merged),
         "texts": texts,
         "prefix": prefix,

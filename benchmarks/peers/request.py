@@ -23,6 +23,8 @@ class Task:
 
     run: str
     """Folder of the trained run: adapter on its base."""
+    compact_run: str | None
+    """The same of a run that was trained alike in the compact format; None where no engine asks for it."""
     model: str
     """Plain Hugging Face folder of the merged model, fp32."""
     texts: list[str]
