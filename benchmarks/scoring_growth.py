@@ -57,7 +57,8 @@ def in_a_process(rows: int, values: int) -> dict[str, Any]:
 def run(rows: int, values: int) -> dict[str, Any]:
     """Score `rows` tickets in shards; `values` 0: the schema it_tickets, else one enum with so many values."""
     from triagekit.data.generator import generate_tickets
-    from triagekit.decoding.decoder import BatchedDecoder, DecodeCounts
+    from triagekit.decoding.counts import DecodeCounts
+    from triagekit.decoding.decoder import BatchedDecoder
     from triagekit.modeling.base import load_base, load_tokenizer
     from triagekit.modeling.quiet import quiet_libraries
     from triagekit.modeling.segments import SegmentTokenizer

@@ -79,6 +79,9 @@ def test_every_row_is_accounted_for(finished: Any) -> None:
     assert repeated["id"] == ids[3] and repeated["line"] == 42 and "tickets.csv:5" in repeated["detail"]
     assert json.loads((out / "manifest.json").read_text(encoding="utf-8")) == manifest.to_dict()
     assert not list(out.glob(".*.tmp"))
+    # 40 tickets in three shards and batches of 16: the last shard and every last record leave places empty.
+    assert manifest.decoding is not None and manifest.decoding["tokens_per_ticket"] > 20
+    assert 0 < manifest.decoding["prompt_padding"] < 1 and 0 <= manifest.decoding["idle_slots"] < 1
 
 
 def test_parts_hold_what_the_predictor_says(finished: Any, adapter: Path) -> None:

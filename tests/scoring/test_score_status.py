@@ -22,8 +22,11 @@ def test_a_board_from_the_first_word_to_each_kind_of_end(tmp_path, capsys):
         board.workers = [
             {"worker": 0, "shard": 7, "rows": 30, "rows_per_second": 2.95, "errors": 1, "restarts": 1},
         ]
+        counts = {"rows": 30, "tokens": 3030, "prompt_tokens": 75, "padded_prompt_tokens": 100}
+        board.work.update(counts | {"slot_steps": 10, "busy_slot_steps": 9})
         board.tell(at_once=True)
         status = read_status(tmp_path)
+        assert status["decoding"] == {"tokens_per_ticket": 101, "prompt_padding": 0.25, "idle_slots": 0.1}
         assert (status["rows_done"], status["rows_total"]) == (52, 100)
         assert status["rows_per_second"] == pytest.approx(3, rel=0.2)
         assert status["seconds_left"] == pytest.approx(16, rel=0.2)
@@ -31,6 +34,7 @@ def test_a_board_from_the_first_word_to_each_kind_of_end(tmp_path, capsys):
         assert main(["score", "status", str(tmp_path)]) == 0
         shown = capsys.readouterr().out
         assert "52 of 100 (52.0%)" in shown and "scored now 30, kept 20, rejects 2" in shown and "2.95" in shown
+        assert "101.0 tokens a ticket; padding 25.0%, empty places of the batch 10.0%" in shown
         assert main(["score", "status", str(tmp_path), "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["workers"] == board.workers
         # Told every two seconds, not with every part.

@@ -38,6 +38,7 @@ def print_status(status: dict[str, Any]) -> None:
             ("review, errors", f"{status['review']:,}, {status['errors']:,}"),
             ("workers lost", status["lost_workers"]),
             ("parts redone", status["parts_redone"]),
+            *_decoding_rows(status.get("decoding")),
             ("told", f"{duration(max(0.0, time.time() - status['updated']))} ago by process {status['process']}"),
         ]
     print_table(status["folder"], ["", ""], rows)
@@ -61,6 +62,13 @@ def _kinds_of_rows(status: dict[str, Any]) -> str:
     return ", ".join(f"{name} {status[key]:,}" for name, key in kinds.items() if status[key]) or "–"
 
 
+def _decoding_rows(decoding: dict[str, float] | None) -> list[tuple[str, object]]:
+    if decoding is None:
+        return []
+    wasted = f"padding {decoding['prompt_padding']:.1%}, empty places of the batch {decoding['idle_slots']:.1%}"
+    return [("decoding", f"{decoding['tokens_per_ticket']:,.1f} tokens a ticket; {wasted}")]
+
+
 def _summary_rows(manifest: dict[str, Any]) -> list[tuple[str, object]]:
     rate, count = manifest["rows_per_second"], manifest["rows_out"]
     verdicts = ", ".join(f"{name} {rows:,} ({rows / count:.1%})" for name, rows in manifest["verdicts"].items())
@@ -74,6 +82,7 @@ def _summary_rows(manifest: dict[str, Any]) -> list[tuple[str, object]]:
         *_policy_rows(manifest["policy"]),
         ("scored now", f"{manifest['scored_now']:,}" + (f" at {rate:,.1f} rows/s" if rate else "")),
         ("parts kept", manifest["parts_kept"]),
+        *_decoding_rows(manifest["decoding"]),
     ]
     if manifest["partitions"]:
         parts = manifest["partitions"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from triagekit.decoding.chooser import Chooser
+from triagekit.decoding.counts import DecodeCounts
 from triagekit.decoding.grammar import RecordGrammar
 from triagekit.decoding.grammar_tables import GrammarTables
 from triagekit.decoding.key_value_store import KeyValueStore, PrefixPass, PromptPass, RecordPass
@@ -33,30 +34,6 @@ _PROMPT_TOKENS = 8192
 grows with them, and a machine is well used by far fewer."""
 _COMPACT_BELOW = 0.5
 """Slots are given up when no rows wait and fewer than this share of them is busy: copying costs more before."""
-
-
-@dataclass
-class DecodeCounts:
-    """What a decoder has done so far. Waste is measured where it arises: in attention, the only place with padding."""
-
-    rows: int = 0
-    passes: int = 0
-    tokens: int = 0
-    """Through the model, the prefix left out."""
-    padded_prompt_tokens: int = 0
-    prompt_tokens: int = 0
-    slot_steps: int = 0
-    busy_slot_steps: int = 0
-
-    @property
-    def prompt_padding(self) -> float:
-        """Share of padding in the attention of prompts, 0 to 1."""
-        return 1 - self.prompt_tokens / self.padded_prompt_tokens if self.padded_prompt_tokens else 0.0
-
-    @property
-    def idle_slots(self) -> float:
-        """Share of slots without a row, over all steps, 0 to 1."""
-        return 1 - self.busy_slot_steps / self.slot_steps if self.slot_steps else 0.0
 
 
 @dataclass(frozen=True)

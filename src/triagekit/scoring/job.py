@@ -170,7 +170,7 @@ def _score_missing(job: _Job, plan: Plan, ledger: Ledger) -> dict[str, Any]:
     missing = ledger.missing(plan.shards)
     first = next(missing, None)
     if first is None:
-        return {"scored_now": 0, "workers": 0, "lost_workers": 0, "rows_per_second": None}
+        return {"scored_now": 0, "workers": 0, "lost_workers": 0, "rows_per_second": None, "decoding": None}
     with laid_out(settings.workers, settings.device, settings.ray_address) as layout:
         pool = WorkerPool(
             job.order(layout),
@@ -198,6 +198,7 @@ def _score_missing(job: _Job, plan: Plan, ledger: Ledger) -> dict[str, Any]:
             "workers": layout.workers,
             "lost_workers": pool.lost_workers,
             "rows_per_second": round(board.rows_scored / seconds, 3) if seconds else None,
+            "decoding": board.decoding,
         }
 
 

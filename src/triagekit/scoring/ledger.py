@@ -51,11 +51,12 @@ class Ledger:
     def scored(self, summary: PartSummary) -> None:
         """A part that a worker has just written."""
         self.board.rows_scored += summary.rows
+        self.board.work.update(summary.work)
         self._take(summary)
         self.bar.advance(summary.rows, **self.board.figures())
 
     def _take(self, summary: PartSummary) -> None:
         self.tally.add(summary.tally)
-        self.summaries.append(replace(summary, tally={}))
+        self.summaries.append(replace(summary, tally={}, work={}))
         self.board.errors += summary.verdicts.get("error", 0)
         self.board.review += summary.verdicts.get("review", 0)

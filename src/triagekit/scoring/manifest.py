@@ -22,8 +22,8 @@ MANIFEST_FILE = "manifest.json"
 
 @dataclass(frozen=True)
 class ScoreManifest:
-    """A finished archive job. `rows_in` = `rows_out` + `rejects` + `unchanged`. `scored_now` and `seconds` are of the
-    last run only."""
+    """A finished archive job. `rows_in` = `rows_out` + `rejects` + `unchanged`. `scored_now`, `seconds`
+    and `decoding` (what a ticket took and what was wasted: StatusBoard.decoding) are of the last run only."""
 
     archive: str
     rows_in: int
@@ -45,6 +45,7 @@ class ScoreManifest:
     workers: int
     seconds: float
     rows_per_second: float | None
+    decoding: dict[str, float] | None
     partitions: dict[str, Any] | None
     created: str
     triagekit: str

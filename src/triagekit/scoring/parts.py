@@ -41,6 +41,8 @@ class PartSummary:
     """Sum of the calibrated chances of the `auto` records; 0 without a calibration."""
     tally: dict[str, Any] = field(default_factory=dict)
     """As tally.count_columns gives it."""
+    work: dict[str, int] = field(default_factory=dict)
+    """Decoding that it took, as DecodeCounts has it: told by the worker that has just scored it, and not kept."""
 
 
 class DamagedPart(Exception):
@@ -87,11 +89,15 @@ def write_part(
     kinds = column_kinds(schema, policy is not None)
     path = part_path(folder, shard.index, output_format)
     with atomic_path(path) as temporary:
-        write_columns(temporary, output_format, kinds, columns, json.dumps(asdict(summary)))
+        write_columns(temporary, output_format, kinds, columns, json.dumps(_kept(summary)))
         digest = None if output_format == "parquet" else sha256_file(temporary)
     if digest is not None:
-        write_json(ledger_path(path), {**asdict(summary), "sha256": digest})
+        write_json(ledger_path(path), {**_kept(summary), "sha256": digest})
     return summary
+
+
+def _kept(summary: PartSummary) -> dict[str, Any]:
+    return {name: value for name, value in asdict(summary).items() if name != "work"}
 
 
 def read_part(path: Path, shard: int, fingerprint: str, rows: int) -> PartSummary:

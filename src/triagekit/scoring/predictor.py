@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +124,10 @@ class Predictor:
         for place, prediction in zip(places, found, strict=True):
             results[place] = prediction
         return results
+
+    def counts(self) -> dict[str, int]:
+        """What decoding has taken so far, by the names of DecodeCounts; empty without the constraint."""
+        return asdict(self._decoder.counts) if self._decoder is not None else {}
 
     def _constrained(self, decoder: BatchedDecoder, texts: Sequence[str]) -> list[Prediction]:
         predictions = []

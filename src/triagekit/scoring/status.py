@@ -6,11 +6,13 @@ import contextlib
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from triagekit.decoding.counts import DecodeCounts
 from triagekit.errors import TriageError
 from triagekit.files.atomic import write_json
 from triagekit.scoring.job_card import JOB_FILE
@@ -39,6 +41,7 @@ class StatusBoard:
     lost_workers: int = 0
     parts_redone: int = 0
     workers: list[dict[str, Any]] = field(default_factory=list)
+    work: Counter[str] = field(default_factory=Counter)
     began: float = field(default_factory=time.time)
     scoring_since: float | None = None
     _written: float = 0.0
@@ -54,6 +57,19 @@ class StatusBoard:
         if self.scoring_since is None or not self.rows_scored:
             return None
         return self.rows_scored / max(1e-9, time.time() - self.scoring_since)
+
+    @property
+    def decoding(self) -> dict[str, float] | None:
+        """What a ticket took on average, and what was wasted, as shares: padding in the attention of prompts, and places
+        of the batch that stood empty. None before the first part, and without the constraint."""
+        counts = DecodeCounts(**self.work)
+        if not counts.rows:
+            return None
+        return {
+            "tokens_per_ticket": round(counts.tokens / counts.rows, 1),
+            "prompt_padding": round(counts.prompt_padding, 4),
+            "idle_slots": round(counts.idle_slots, 4),
+        }
 
     def tell(self, state: str = "running", message: str | None = None, at_once: bool = False) -> None:
         """Write status.json, at most every two seconds unless `at_once`."""
@@ -93,6 +109,7 @@ class StatusBoard:
             "errors": self.errors,
             "rows_per_second": None if rate is None else round(rate, 3),
             "seconds_left": None if left is None else round(left, 1),
+            "decoding": self.decoding,
             "workers": self.workers,
             "lost_workers": self.lost_workers,
             "parts_redone": self.parts_redone,

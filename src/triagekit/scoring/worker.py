@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,13 +96,15 @@ class ScoreWorker:
         if self._predictor is None and (refusal := self.open()):
             raise TriageError(refusal)
         assert self._predictor is not None
+        before = self._predictor.counts()
         predictions = self._predict([text for _, text in shard.rows])
+        work = {name: value - before[name] for name, value in self._predictor.counts().items()}
         failed = [item for item in predictions if item.verdict == "error" and item.record is None and not item.text]
         if len(failed) == len(predictions) >= SYSTEMATIC:
             raise TriageError(f"None of {len(failed)} tickets could be scored; the first: {failed[0].error}")
         out = Path(self._order.out)
         try:
-            return write_part(
+            summary = write_part(
                 out,
                 self._predictor.schema,
                 shard,
@@ -115,6 +117,7 @@ class ScoreWorker:
             if is_disk_full(error):
                 raise disk_full(out, error) from None
             raise
+        return replace(summary, work=work)
 
     def _predict(self, texts: Sequence[str]) -> list[Prediction]:
         """A prediction for every ticket. Where memory runs out, half as many go together from then on."""
