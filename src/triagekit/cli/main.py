@@ -89,8 +89,8 @@ def share_the_machine() -> None:
 
 
 def go_offline() -> None:
-    """Tell the libraries never to look at a hub; must come before they are imported."""
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
+    """Tell the libraries never to look at a hub (before they are imported), and our own code to open no remote file."""
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "TRIAGEKIT_OFFLINE"):
         os.environ[name] = "1"
 
 

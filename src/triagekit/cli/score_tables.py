@@ -9,11 +9,15 @@ _BARS = "▁▂▃▄▅▆▇█"
 _MOST_FREQUENT = 4
 
 
-def print_manifest(out: str, manifest: dict[str, Any]) -> None:
-    """What came out, how often each value, how sure."""
+def print_manifest(out: str, manifest: dict[str, Any], published: str | None = None) -> None:
+    """What came out, how often each value, how sure. `published`: URL of the copy, if there is one."""
     from triagekit.cli.output import print_table
+    from triagekit.files.remote import shown_url
 
-    print_table(f"Scored {out}", ["", ""], _summary_rows(manifest))
+    rows = _summary_rows(manifest)
+    if published is not None:
+        rows.append(("published", shown_url(published)))
+    print_table(f"Scored {out}", ["", ""], rows)
     if manifest["distribution"]:
         heads = ["field", "most frequent values", "values", "confidence 0 → 1", "0.9 and more"]
         print_table("", heads, _field_rows(manifest))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from triagekit.data.collect import columns_seen, look_ahead
 from triagekit.data.mapping import DataMapping, RowMapper, check_columns
 from triagekit.data.pieces import RawRow, Reject
 from triagekit.data.source_settings import SourceSettings
 from triagekit.data.sources import read_source
+from triagekit.files.remote import AnyPath
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def archive_mapper(mapping: DataMapping | None) -> RowMapper:
     return RowMapper(_without_labels(mapping or DataMapping()))
 
 
-def check_archive(path: Path, mapper: RowMapper, settings: SourceSettings | None = None) -> None:
+def check_archive(path: AnyPath, mapper: RowMapper, settings: SourceSettings | None = None) -> None:
     """Look at the first rows. Raises TriageError where text or id column are missing."""
     ahead, _ = look_ahead(read_source(path, settings))
     columns, _ = columns_seen(mapper, ahead)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Protocol
 
 from triagekit.errors import TriageError
+from triagekit.files.remote import AnyPath
 
 READ_BYTES = 1 << 16
 GZIP_MAGIC = b"\x1f\x8b"
@@ -33,7 +33,7 @@ class _Decompressor(Protocol):
     def decompress(self, data: bytes, /) -> bytes: ...
 
 
-def compression_of(path: Path) -> str:
+def compression_of(path: AnyPath) -> str:
     """'gzip', 'zstd' or '' by the first bytes of the file (endings lie)."""
     with path.open("rb") as handle:
         start = handle.read(4)
@@ -42,7 +42,7 @@ def compression_of(path: Path) -> str:
     return "zstd" if start == ZSTD_MAGIC else ""
 
 
-def byte_chunks(path: Path, start: int = 0) -> Iterator[bytes]:
+def byte_chunks(path: AnyPath, start: int = 0) -> Iterator[bytes]:
     """Decompressed content of `path` from byte `start`, a chunk at a time. Raises BrokenSource after the last good chunk."""
     kind = compression_of(path)
     if kind == "gzip":
@@ -59,7 +59,7 @@ def _behind(start: int, chunks: Iterator[bytes]) -> Iterator[bytes]:
         start = max(0, start - len(chunk))
 
 
-def _plain(path: Path, start: int = 0) -> Iterator[bytes]:
+def _plain(path: AnyPath, start: int = 0) -> Iterator[bytes]:
     with path.open("rb") as handle:
         handle.seek(start)
         while True:
@@ -80,7 +80,7 @@ def _zstd_decompressor() -> Callable[[], _Decompressor]:
     return lambda: zstandard.ZstdDecompressor().decompressobj()
 
 
-def _decompressed(path: Path, new: Callable[[], _Decompressor], kind: str) -> Iterator[bytes]:
+def _decompressed(path: AnyPath, new: Callable[[], _Decompressor], kind: str) -> Iterator[bytes]:
     errors: tuple[type[Exception], ...] = (zlib.error,)
     if kind == "zstd":
         import zstandard

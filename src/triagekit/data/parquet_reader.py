@@ -6,11 +6,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from triagekit.data.byte_streams import BrokenSource, byte_chunks, compression_of
 from triagekit.data.pieces import RawRow, Reject
 from triagekit.errors import TriageError
+from triagekit.files.remote import AnyPath
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 BATCH_ROWS = 1_024
 
 
-def read_parquet(path: Path, file: str, begin: int = 1) -> Iterator[RawRow | Reject]:
+def read_parquet(path: AnyPath, file: str, begin: int = 1) -> Iterator[RawRow | Reject]:
     """Rows of a Parquet file (also gzip or zstd around it); `line` is the row number, counted from 1.
 
     Row groups before row `begin` are not read.
@@ -86,9 +87,13 @@ def _values(batch: pa.RecordBatch) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def _uncompressed(path: Path) -> Iterator[Path]:
+def _uncompressed(path: AnyPath) -> Iterator[Path | BinaryIO]:
     if not compression_of(path):
-        yield path
+        if isinstance(path, Path):
+            yield path
+        else:
+            with path.open("rb") as handle:
+                yield handle
         return
     # Parquet is read from its end, so a compressed one must be unpacked to disk first.
     with tempfile.TemporaryDirectory(prefix="triagekit-") as folder:

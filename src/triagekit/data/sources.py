@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 from triagekit.data.byte_streams import BrokenSource, byte_chunks
@@ -25,6 +25,7 @@ from triagekit.data.pieces import RawRow, Reject
 from triagekit.data.source_settings import SourceSettings
 from triagekit.data.text_lines import LineSource, text_lines
 from triagekit.errors import TriageError, nearest
+from triagekit.files.remote import AnyPath, place_below
 
 __all__ = ["RawRow", "Reject", "SourceSettings", "file_name", "read_source", "source_files"]
 
@@ -42,7 +43,7 @@ COMPRESSIONS = (".gz", ".zst")
 STRAY_BYTES = "stray bytes read as Windows-1252"
 
 
-def source_files(path: Path) -> list[Path]:
+def source_files(path: AnyPath) -> list[AnyPath]:
     """The files of a source in a fixed order: the file itself, or all files below a folder but hidden ones.
 
     Raises TriageError where nothing is there.
@@ -54,18 +55,18 @@ def source_files(path: Path) -> list[Path]:
         match = nearest(path.name, siblings)
         hint = f" Did you mean '{path.parent / match}'?" if match else ""
         raise TriageError(f"No file or folder at {path}.{hint}")
-    files = [item for item in path.rglob("*") if item.is_file() and not _hidden(item.relative_to(path))]
+    files = [item for item in path.rglob("*") if item.is_file() and not _hidden(place_below(item, path))]
     if not files:
         raise TriageError(f"The folder {path} holds no files.")
-    return sorted(files, key=lambda item: item.relative_to(path).as_posix())
+    return sorted(files, key=lambda item: place_below(item, path).as_posix())
 
 
-def file_name(path: Path, root: Path) -> str:
+def file_name(path: AnyPath, root: AnyPath) -> str:
     """How a file of the source `root` is named in rows and rejects: free of the place where the source lies."""
-    return path.name if path == root else path.relative_to(root).as_posix()
+    return path.name if path == root else place_below(path, root).as_posix()
 
 
-def read_source(path: Path, settings: SourceSettings | None = None) -> Iterator[RawRow | Reject]:
+def read_source(path: AnyPath, settings: SourceSettings | None = None) -> Iterator[RawRow | Reject]:
     """Rows and rejects of a file or of every file of a folder, in a fixed order, with flat memory.
 
     CSV, TSV, JSON Lines, JSON arrays, Parquet and plain lines of text, each also gzip or zstd. A bad piece never
@@ -76,7 +77,7 @@ def read_source(path: Path, settings: SourceSettings | None = None) -> Iterator[
         yield from read_file(file, file_name(file, path), chosen)
 
 
-def read_file(path: Path, name: str, settings: SourceSettings) -> Iterator[RawRow | Reject]:
+def read_file(path: AnyPath, name: str, settings: SourceSettings) -> Iterator[RawRow | Reject]:
     """Rows and rejects of one file, called `name` in them."""
     return iter(SourceFile(path, name, settings))
 
@@ -88,7 +89,7 @@ class SourceFile:
     """
 
     def __init__(
-        self, path: Path, name: str, settings: SourceSettings, start: Mark | None = None, marked: bool = False
+        self, path: AnyPath, name: str, settings: SourceSettings, start: Mark | None = None, marked: bool = False
     ) -> None:
         self._path, self._name, self._settings, self._start, self._marked = path, name, settings, start, marked
         self._mark: Callable[[], Mark | None] = lambda: None
@@ -159,7 +160,7 @@ class SourceFile:
         return rows
 
 
-def format_of(path: Path) -> str:
+def format_of(path: AnyPath) -> str:
     """Format by the ending before any .gz or .zst; by content where the ending says nothing; else 'unknown'."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     while suffixes and suffixes[-1] in COMPRESSIONS:
@@ -192,7 +193,7 @@ class _Look:
         return _Look(mark.encoding, mark.fallback, mark.carriage, mark.depth)
 
 
-def _looked_at(path: Path, kind: str, settings: SourceSettings) -> _Look:
+def _looked_at(path: AnyPath, kind: str, settings: SourceSettings) -> _Look:
     """Encoding and arrangement of a text file by its first bytes."""
     sample, chunks = split_sample(byte_chunks(path))
     encoding, skip = detect_encoding(sample)
@@ -264,5 +265,5 @@ def _mend(value: Any, fallback: str | None) -> Any:
     return value
 
 
-def _hidden(relative: Path) -> bool:
+def _hidden(relative: PurePosixPath) -> bool:
     return any(part.startswith((".", "_")) for part in relative.parts)

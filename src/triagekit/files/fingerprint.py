@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from triagekit.files.remote import AnyPath
+
 LENGTH = 16
 """Hex digits kept of SHA-256: 64 bits, far beyond chance for the number of things one person makes."""
 
@@ -27,7 +29,7 @@ def fingerprint_json(value: Any) -> str:
     return fingerprint_text(json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")))
 
 
-def sha256_file(path: Path) -> str:
+def sha256_file(path: AnyPath) -> str:
     """Whole SHA-256 of a file's bytes, read in 1 MiB blocks."""
     digest = hashlib.sha256()
     with path.open("rb") as handle:

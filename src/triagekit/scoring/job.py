@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from triagekit.errors import Problem, ProblemsError
 from triagekit.files.atomic import atomic_path
+from triagekit.files.remote import AnyPath, any_path, place_of
 from triagekit.progress import Progress, SilentProgress
 from triagekit.schema.load import load_schema
 from triagekit.schema.subset import select_fields
@@ -28,6 +29,7 @@ from triagekit.scoring.partition import check_partition_column, write_partitions
 from triagekit.scoring.parts import LEDGER
 from triagekit.scoring.plan import Plan, PlannedShard, make_plan, read_plan
 from triagekit.scoring.policy import ThresholdPolicy
+from triagekit.scoring.publish import check_target, publish_scores
 from triagekit.scoring.status import StatusBoard, told
 from triagekit.scoring.worker import WorkerOrder
 
@@ -47,7 +49,7 @@ class _Job:
     settings: ScoreSettings
     adapter: Path
     schema: Schema
-    archive: Path
+    archive: AnyPath
     out: Path
     reading: Reading
     policy: ThresholdPolicy | None
@@ -70,7 +72,7 @@ class _Job:
             threads=layout.threads,
             policy=self.policy,
             output_format=settings.output_format,
-            archive=str(self.archive.absolute()),
+            archive=place_of(self.archive),
             reading=self.reading,
             job=str(self.card["fingerprint"]),
         )
@@ -81,7 +83,7 @@ def score_archive(settings: ScoreSettings, progress: Progress | None = None) -> 
 
     Parts are written by the workers, each in one step; the manifest comes last, when the rows add up. Raises TriageError
     for an adapter, input or folder that cannot be used, and for a full disk; ScoringInterrupted after SIGTERM or
-    SIGUSR2. Parts that are written by then stay good.
+    SIGUSR2. Parts that are written by then stay good. With `publish` the finished folder is copied to that URL.
     """
     started = time.monotonic()
     bar = progress or SilentProgress()
@@ -101,7 +103,11 @@ def score_archive(settings: ScoreSettings, progress: Progress | None = None) -> 
             figures = _score_missing(job, plan, ledger)
             bar.finish()
             figures |= {"parts_kept": ledger.kept, "parts_redone": ledger.redone}
-            return _finish(job, plan.intake, ledger, figures | {"seconds": round(time.monotonic() - started, 3)})
+            figures["seconds"] = round(time.monotonic() - started, 3)
+            manifest = _finish(job, plan.intake, ledger, figures)
+            if settings.publish is not None:
+                publish_scores(job.out, settings.publish, bar)
+            return manifest
 
 
 def _prepare(settings: ScoreSettings) -> _Job:
@@ -118,6 +124,8 @@ def _prepare(settings: ScoreSettings) -> _Job:
     check_column_names(schema)
     if settings.partition_by is not None:
         check_partition_column(schema, settings.partition_by)
+    if settings.publish is not None:
+        check_target(settings.publish)
     policy = None if settings.auto_at is None else ThresholdPolicy(settings.auto_at, read_calibration(adapter, card))
     reading = resolve_reading(settings)
     earlier = earlier_job(settings, card)
@@ -125,7 +133,7 @@ def _prepare(settings: ScoreSettings) -> _Job:
         settings=settings,
         adapter=adapter,
         schema=schema,
-        archive=Path(settings.archive).expanduser(),
+        archive=any_path(settings.archive),
         out=Path(settings.out).expanduser(),
         reading=reading,
         policy=policy,

@@ -15,6 +15,7 @@ from triagekit.data.sources import file_name, source_files
 from triagekit.errors import Problem, ProblemsError, TriageError
 from triagekit.files.atomic import write_json
 from triagekit.files.fingerprint import fingerprint_json, sha256_file
+from triagekit.files.remote import any_path
 from triagekit.files.resources import find_config
 from triagekit.files.yaml_file import load_yaml
 from triagekit.settings import parse_settings
@@ -86,7 +87,7 @@ def make_job_card(
     earlier: Sequence[tuple[Path, dict[str, Any]]] = (),
 ) -> dict[str, Any]:
     """Everything that decides the rows of the output. Reads the whole input once, for the hash of its content."""
-    archive = Path(settings.archive).expanduser()
+    archive = any_path(settings.archive)
     files = [[file_name(path, archive), sha256_file(path)] for path in source_files(archive)]
     identity = {
         "adapter_fingerprint": card["fingerprint"],

@@ -17,6 +17,7 @@ from triagekit.data.source_settings import SourceSettings
 from triagekit.data.sources import SourceFile, file_name, source_files
 from triagekit.errors import TriageError
 from triagekit.files.atomic import write_text
+from triagekit.files.remote import AnyPath
 from triagekit.scoring.intake import Intake, SeenIds, Shard, ShardDigest, text_hash
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def read_plan(folder: Path, job: str) -> Plan | None:
 
 
 def make_plan(
-    archive: Path,
+    archive: AnyPath,
     reading: Reading,
     shard_rows: int,
     job: str,
@@ -137,7 +138,7 @@ def make_plan(
     return Plan(job, intake, cutter.finish())
 
 
-def read_planned(archive: Path, reading: Reading, planned: PlannedShard, job: str) -> Shard:
+def read_planned(archive: AnyPath, reading: Reading, planned: PlannedShard, job: str) -> Shard:
     """The tickets of a shard, read where they lie.
 
     Raises TriageError naming the files where they are not those that the plan was made of.

@@ -12,7 +12,9 @@ class ScoreSettings(Settings):
     """What is scored, with what, to where, and how the work is spread. Those marked (fixed) are part of the job itself:
     a folder that was begun with others is not gone on with."""
 
-    archive: str = Field(description="file or folder with tickets: CSV, TSV, JSONL, JSON, Parquet, text; also gz, zst")
+    archive: str = Field(
+        description="file, folder or URL (s3://, gs://, hdfs://) with tickets: CSV, TSV, JSONL, JSON, Parquet, text; also gz, zst"
+    )
     run: str = Field(description="runs/<name> or an adapter folder (fixed)")
     out: str = Field(description="folder for the parts, rejects.jsonl and manifest.json")
     mapping: str | None = Field(
@@ -47,6 +49,10 @@ class ScoreSettings(Settings):
     )
     append_since: str | None = Field(
         default=None, description="folder of an earlier job: only tickets that are new or changed are scored (fixed)"
+    )
+    publish: str | None = Field(
+        default=None,
+        description="URL (s3://, gs://, hdfs://) that the finished folder is copied to, manifest.json last",
     )
     append_any: bool = Field(
         default=False, description="also after a job of another adapter, schema, base or other fields"

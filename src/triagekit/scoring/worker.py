@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from triagekit.errors import TriageError
+from triagekit.files.remote import any_path
 from triagekit.scoring.intake import Shard
 from triagekit.scoring.part_formats import OutputFormat
 from triagekit.scoring.parts import PartSummary, write_part
@@ -86,7 +87,7 @@ class ScoreWorker:
         """Read a shard's tickets where they lie, score them and write their part. Raises TriageError as `score` does,
         and where the archive is not what it was."""
         assert self._order.reading is not None
-        return self.score(read_planned(Path(self._order.archive), self._order.reading, planned, self._order.job))
+        return self.score(read_planned(any_path(self._order.archive), self._order.reading, planned, self._order.job))
 
     def score(self, shard: Shard) -> PartSummary:
         """Score one shard and write its part.

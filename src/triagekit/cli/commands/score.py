@@ -21,7 +21,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Stopped or killed? The same command scores only the shards that are missing.\n"
         "Exit codes: 0 finished, 2 something to mend, 140 / 143 stopped by SIGUSR2 / SIGTERM between two shards."
     )
-    parser.add_argument("archive", help="file or folder: CSV, TSV, JSONL, JSON, Parquet, text; also .gz and .zst")
+    parser.add_argument(
+        "archive",
+        help="file, folder or URL (s3://, gs://, hdfs://): CSV, TSV, JSONL, JSON, Parquet, text; also .gz and .zst",
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the config")
     parser.add_argument("--run", dest="run_folder", metavar="RUN", help="runs/<name> or an adapter folder (needed)")
     parser.add_argument("--out", metavar="DIR", help="folder for the parts and the manifest (needed)")
@@ -52,6 +55,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--append-since", metavar="DIR", help="score only what is new or changed since the finished job in DIR"
     )
+    parser.add_argument(
+        "--publish", metavar="URL", help="copy the finished folder to s3://, gs:// or hdfs://, the manifest last"
+    )
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--json", action="store_true", help="print the manifest, or the status, as JSON")
     parser.set_defaults(run=run)
@@ -73,6 +79,7 @@ _FROM_OPTIONS = (
     "output_format",
     "partition_by",
     "append_since",
+    "publish",
     "device",
 )
 
@@ -106,7 +113,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(manifest)
     else:
-        print_manifest(options.out, manifest)
+        print_manifest(options.out, manifest, settings.publish)
     return 0
 
 
