@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from triagekit.modeling.segments import SegmentTokenizer
 from triagekit.modeling.template import PromptSettings, PromptTemplate
@@ -86,7 +86,9 @@ def segments_for(
     return SegmentTokenizer(tokenizer, PromptTemplate(tokenizer, schema, settings))
 
 
-def make_adapter(folder: Path, base: Path, schema: Schema = TICKETS_SCHEMA, seed: int = 0) -> Path:
+def make_adapter(
+    folder: Path, base: Path, schema: Schema = TICKETS_SCHEMA, seed: int = 0, method: Literal["lora", "full"] = "lora"
+) -> Path:
     """An adapter folder as training leaves it, with random weights that are far from nothing."""
     import torch
 
@@ -95,7 +97,7 @@ def make_adapter(folder: Path, base: Path, schema: Schema = TICKETS_SCHEMA, seed
     from triagekit.modeling.base import load_base, load_tokenizer
 
     segments = segments_for(load_tokenizer(str(base)), schema, max_length=512)
-    settings = AdapterSettings(method="lora", r=4, alpha=8)
+    settings = AdapterSettings(method=method, r=4, alpha=8)
     model, report = attach_adapter(load_base(str(base), device="cpu"), settings)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():

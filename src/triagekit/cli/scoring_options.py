@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-
-PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
+from typing import get_args
 
 
 def add_scoring_options(parser: argparse.ArgumentParser) -> None:
     """`--fields` and `--precision`; None where they are not given."""
+    from triagekit.modeling.settings import ScoringPrecision
+
     parser.add_argument(
         "--fields",
         type=lambda text: [name.strip() for name in text.split(",")],
@@ -17,6 +18,7 @@ def add_scoring_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=PRECISIONS,
-        help="of the weights; int8 rounds weights and activations, on CPUs only (default: auto)",
+        choices=get_args(ScoringPrecision),
+        help="of the weights; int8 rounds weights and activations, on CPUs only; nf4 keeps the base in 4 bits, for small "
+        "cards (default: auto)",
     )

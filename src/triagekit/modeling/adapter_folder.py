@@ -115,12 +115,13 @@ def load_adapter(
     device: str | None = None,
     merge: bool = False,
     schema: Schema | None = None,
+    quantization: QuantizationSettings | None = None,
 ) -> LoadedAdapter:
     """Open an adapter folder for scoring: its base with the adapter, in evaluation mode. A folder that an export has
     merged is a base of its own, with nothing left to attach.
 
     `base` None: the one it was trained on. `schema`: the one that the caller is going to score with, if any. The base is
-    quantised as in training, but with `merge` it is loaded plain and the adapter folded into it.
+    quantised as in training, or by `quantization`, but with `merge` it is loaded plain and the adapter folded into it.
     Raises ProblemsError naming every fingerprint that differs (base, schema, template, weights) with both values, and
     TriageError when the tokenizer gives other ids for the stored samples.
     """
@@ -138,10 +139,16 @@ def load_adapter(
     _check_fingerprints(folder, card, base, tokenizer, own_schema, schema)
     segments = SegmentTokenizer(tokenizer, PromptTemplate.from_dict(tokenizer, card["prompt"]))
     _check_parity(folder, card, segments)
-    quantization = QuantizationSettings(**card["quantization"]) if card.get("quantization") and not merge else None
     if card.get("merged"):
-        model = load_base(base, precision, None, device).requires_grad_(False)
+        model = load_base(base, precision, quantization, device).requires_grad_(False)
         return LoadedAdapter(model, tokenizer, segments, segments.schema, card)
+    if quantization is not None and card["adapter"]["method"] == "full":
+        raise TriageError(
+            f"{folder} holds every weight, so it has no base that could be quantised. Merge it (triage export merge RUN "
+            "--out merged), and open the merged folder instead."
+        )
+    if quantization is None and card.get("quantization") and not merge:
+        quantization = QuantizationSettings(**card["quantization"])
     model = open_on_fresh_base(folder, card, base, precision, quantization, device)
     if card["adapter"]["method"] == "full":
         # Training keeps float32 masters of everything; scoring wants the type that was asked for.

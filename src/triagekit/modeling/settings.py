@@ -9,6 +9,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from triagekit.settings import Settings
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
+ScoringPrecision = Literal["auto", "fp32", "fp16", "bf16", "int8", "nf4"]
+"""Of weights that are only used: int8 on CPUs, nf4 for a base in 4 bits with the adapter beside it."""
 
 
 class PromptSettings(Settings):

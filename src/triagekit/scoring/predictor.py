@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from triagekit.schema.schema import Schema
 
 INT8 = "int8"
+NF4 = "nf4"
 WHOLE_TICKET = ""
 """Field name of a problem that concerns the ticket as a whole."""
 
@@ -97,19 +98,23 @@ class Predictor:
     ) -> Predictor:
         """Load `runs/<name>` or an adapter folder, the adapter folded into its base (one adapter: less work a token).
 
-        `precision` auto, fp32, fp16, bf16, or int8 (linear layers in 8-bit integers, on a CPU). Raises TriageError for a
-        folder without an adapter, and where base, schema or template are not those it was trained with.
+        `precision` auto, fp32, fp16, bf16, int8 (linear layers in 8-bit integers, on a CPU), or nf4 (the base in 4 bits,
+        the adapter beside it: QLoRA's own arrangement). Raises TriageError for a folder without an adapter, and where base,
+        schema or template are not those it was trained with.
         """
         from triagekit.modeling.quiet import quiet_libraries
 
         quiet_libraries()
         from triagekit.modeling.adapter_folder import load_adapter
         from triagekit.modeling.int8_linear import to_int8
+        from triagekit.modeling.settings import QuantizationSettings
 
         folder = adapter_folder(run_or_adapter)
         if precision == INT8:
             adapter = load_adapter(folder, base, "fp32", device, merge=True, schema=schema)
             to_int8(adapter.model)
+        elif precision == NF4:
+            adapter = load_adapter(folder, base, "auto", device, schema=schema, quantization=QuantizationSettings())
         else:
             adapter = load_adapter(folder, base, precision, device, merge=True, schema=schema)
         return cls(adapter, batch_size, auto_threshold, constrained, fields)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from triagekit.modeling.settings import ScoringPrecision
 from triagekit.scoring.part_formats import OutputFormat
 from triagekit.settings import Settings
 
@@ -26,7 +27,7 @@ class ScoreSettings(Settings):
     expect_schema: str | None = Field(
         default=None, description="refuse an adapter that was not trained for this schema (name or file)"
     )
-    precision: str = Field(default="auto", pattern="^(auto|fp32|fp16|bf16|int8)$", description="of the weights (fixed)")
+    precision: ScoringPrecision = Field(default="auto", description="of the weights (fixed)")
     device: str | None = Field(default=None, description="cpu or cuda; null: cuda where there is one")
     constrained: bool = Field(
         default=True, description="only valid records can be written; false: parse free text (fixed)"

@@ -7,6 +7,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from triagekit.modeling.settings import ScoringPrecision
 from triagekit.settings import Settings
 
 
@@ -16,7 +17,7 @@ class ServeSettings(Settings):
     run: str = Field(description="runs/<name> or an adapter folder")
     base: str | None = Field(default=None, description="another place of the same base model; its content is checked")
     device: str | None = Field(default=None, description="cpu or cuda; null: cuda where there is one")
-    precision: str = Field(default="auto", pattern="^(auto|fp32|fp16|bf16|int8)$", description="of the weights")
+    precision: ScoringPrecision = Field(default="auto", description="of the weights")
     auto_threshold: float | None = Field(
         default=None, ge=0, le=1, description="verdict review where a label is less sure than this"
     )
