@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 @dataclass
@@ -17,6 +17,11 @@ class DecodeCounts:
     prompt_tokens: int = 0
     slot_steps: int = 0
     busy_slot_steps: int = 0
+
+    def add(self, other: DecodeCounts) -> None:
+        """Count what another has counted too."""
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
     @property
     def prompt_padding(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from triagekit.decoding.counts import DecodeCounts
 from triagekit.decoding.grammar import RecordGrammar
 from triagekit.decoding.grammar_tables import GrammarTables
 from triagekit.decoding.key_value_store import KeyValueStore, PrefixPass, PromptPass, RecordPass
+from triagekit.decoding.lanes import lane_count, run_lanes
 from triagekit.decoding.prefixed_attention import last_hidden_states, prefixed_attention_of
 from triagekit.decoding.record import DecodedRecord
 from triagekit.decoding.record_states import RecordStates
@@ -84,8 +86,19 @@ class BatchedDecoder:
         rows.sort(key=lambda row: len(row.ids), reverse=True)
         results: dict[int, DecodedRecord] = {}
         if rows:
+            batches: list[_Batch] = []
+
+            @torch.inference_mode()
+            def lane(own: Sequence[_Waiting], stop: threading.Event) -> None:
+                batch = _Batch(self, own, results)
+                batches.append(batch)
+                batch.run(stop)
+
             with prefixed_attention_of(self._model):
-                _Batch(self, rows, results).run()
+                self._compute_prefix()
+                run_lanes(lane, rows, lane_count(self._model, len(rows)))
+            for batch in batches:
+                self.counts.add(batch.counts)
         self.counts.rows += len(rows)
         return [results[place] for place in range(len(texts))]
 
@@ -95,16 +108,16 @@ class BatchedDecoder:
 
     def advance(self, states: RecordStates, slots: torch.Tensor, prefixed: PromptPass | RecordPass) -> None:
         """One forward pass, and the choice of each row behind it."""
-        self.counts.passes += 1
-        self.counts.tokens += len(prefixed.ids)
         self._chooser.advance(states, slots, last_hidden_states(self._model, prefixed))
 
     def store(self, slots: int) -> KeyValueStore:
         """Room for the keys and values of as many rows, behind the prefix."""
+        return KeyValueStore(self._prefix, slots)
+
+    def _compute_prefix(self) -> None:
         if self._prefix is None and self._prefix_ids:
             self._prefix = PrefixPass(self._prefix_ids, self._device)
             last_hidden_states(self._model, self._prefix)
-        return KeyValueStore(self._prefix, slots)
 
     def _opening_tokens(self) -> list[int]:
         """What every record begins with."""
@@ -153,7 +166,7 @@ class _Batch:
 
     def __init__(self, decoder: BatchedDecoder, rows: Sequence[_Waiting], results: dict[int, DecodedRecord]) -> None:
         self._decoder = decoder
-        self._counts = decoder.counts
+        self.counts = DecodeCounts()
         self._waiting = deque(rows)
         self._results = results
         self._slots = min(decoder.batch_size, len(rows))
@@ -164,9 +177,9 @@ class _Batch:
         self._length = torch.zeros(self._slots, dtype=torch.long, device=self._device)
         self._sent = torch.zeros(self._slots, dtype=torch.long, device=self._device)
 
-    def run(self) -> None:
-        """Until every row has its record."""
-        while True:
+    def run(self, stop: threading.Event) -> None:
+        """Until every row has its record, or there is no use in going on."""
+        while not stop.is_set():
             free = [slot for slot, row in enumerate(self._rows) if row is None]
             if self._waiting and len(free) >= _REFILL_SHARE * self._slots:
                 self._begin(free)
@@ -195,9 +208,9 @@ class _Batch:
         if self._collect(free):
             return  # nothing to choose in any record of this schema
         prefixed = PromptPass(self._store, slots, [row.ids for row in rows])
-        self._counts.prompt_tokens += sum(lengths)
-        self._counts.padded_prompt_tokens += prefixed.padded_tokens
-        self._decoder.advance(self._states, slots, prefixed)
+        self.counts.prompt_tokens += sum(lengths)
+        self.counts.padded_prompt_tokens += prefixed.padded_tokens
+        self._advance(slots, prefixed)
         self._collect(free)
 
     def _go_on(self, busy: list[int]) -> None:
@@ -206,12 +219,17 @@ class _Batch:
         slots = torch.tensor(busy, device=self._device) if slots is None else slots
         sent, count = self._sent[slots], self._states.count[slots]
         prefixed = RecordPass(self._store, slots, self._length[slots], self._states.tokens[slots], sent, count)
-        self._counts.slot_steps += self._slots
-        self._counts.busy_slot_steps += len(busy)
+        self.counts.slot_steps += self._slots
+        self.counts.busy_slot_steps += len(busy)
         self._length[slots] += count - sent
         self._sent[slots] = count
-        self._decoder.advance(self._states, slots, prefixed)
+        self._advance(slots, prefixed)
         self._collect(busy)
+
+    def _advance(self, slots: torch.Tensor, prefixed: PromptPass | RecordPass) -> None:
+        self.counts.passes += 1
+        self.counts.tokens += len(prefixed.ids)
+        self._decoder.advance(self._states, slots, prefixed)
 
     def _collect(self, slots: list[int]) -> bool:
         """Take finished records out of their slots; whether all of these were finished."""

@@ -114,7 +114,9 @@ class Predictor:
             adapter = load_adapter(folder, base, "fp32", device, merge=True, schema=schema)
             to_int8(adapter.model)
         elif precision == NF4:
-            adapter = load_adapter(folder, base, "auto", device, schema=schema, quantization=QuantizationSettings())
+            adapter = load_adapter(
+                folder, base, "auto", device, schema=schema, quantization=QuantizationSettings.model_validate({})
+            )
         else:
             adapter = load_adapter(folder, base, precision, device, merge=True, schema=schema)
         return cls(adapter, batch_size, auto_threshold, constrained, fields)
