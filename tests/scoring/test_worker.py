@@ -34,6 +34,9 @@ class Choking:
             raise RuntimeError("index out of range in self")
         return self._predictor.predict(texts)
 
+    def counts(self) -> dict[str, int]:
+        return self._predictor.counts()
+
 
 @pytest.fixture(scope="module")
 def predictor(adapter: Path) -> Predictor:

@@ -41,7 +41,7 @@ class PartSummary:
     """Sum of the calibrated chances of the `auto` records; 0 without a calibration."""
     tally: dict[str, Any] = field(default_factory=dict)
     """As tally.count_columns gives it."""
-    work: dict[str, int] = field(default_factory=dict)
+    work: dict[str, int] = field(default_factory=dict, compare=False)
     """Decoding that it took, as DecodeCounts has it: told by the worker that has just scored it, and not kept."""
 
 
