@@ -80,6 +80,12 @@ def test_values_written_short_are_read_and_doubtful_ones_told():
     assert doubtful.verdict != "auto" and [problem.field for problem in doubtful.problems] == ["priority"]
 
 
+def test_too_few_lines_are_no_record():
+    parsed = parse_record(COMPACT, "a\nLow\n")
+    assert (parsed.record, parsed.verdict) == (None, "error")
+    assert "2 lines" in parsed.problems[0].message and "4 values" in parsed.problems[0].message
+
+
 def test_json_is_still_read():
     record = {"summary": "a", "priority": None, "tags": [], "note": None}
     assert parse_record(COMPACT, canonical_json(SCHEMA, record)).record == record

@@ -61,7 +61,7 @@ def parse_record(schema: Schema, text: str) -> ParsedRecord:
         return ParsedRecord(written[0], written[1], compact_problems, verdict(compact_problems), text)
     candidates = list(_candidates(schema, text))
     if not candidates:
-        found = FieldProblem("", text[:200], "there is no JSON object in the text.")
+        found = FieldProblem("", text[:200], _nothing_found(schema, text))
         return ParsedRecord(None, (), (found,), verdict([found], parsed=False), text)
     best = max(candidates, key=lambda candidate: _likeness(schema, candidate.value))
     repairs = dict.fromkeys(best.repairs)
@@ -75,6 +75,13 @@ def parse_record(schema: Schema, text: str) -> ParsedRecord:
     record |= {key: item for key, item in value.items() if key not in record}
     problems = tuple(validate_record(schema, record))
     return ParsedRecord(record, tuple(repairs), problems, verdict(problems), text)
+
+
+def _nothing_found(schema: Schema, text: str) -> str:
+    if schema.format == "json":
+        return "there is no JSON object in the text."
+    lines = len(text.splitlines())
+    return f"there are {lines} lines in the text, fewer than the record's {len(schema.fields)} values."
 
 
 _FROM_LIST = "took the only object of a list"
