@@ -152,7 +152,7 @@ def test_sigterm_under_load_answers_what_is_queued_and_ends_with_0(process, pred
     def client(number: int) -> tuple[int, Any, dict[str, str]]:
         return send(process.port, "POST", "/v1/triage", body_of(texts), ALLOWED)
 
-    before = process.metric(GOOD)
+    before, logged = process.metric(GOOD), len(process.log.read_text())
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         answers = [pool.submit(client, number) for number in range(CONNECTIONS)]
         wait_until(lambda: process.metric("triagekit_waiting_requests") + process.metric(GOOD) - before == CONNECTIONS)
@@ -165,8 +165,9 @@ def test_sigterm_under_load_answers_what_is_queued_and_ends_with_0(process, pred
     assert process.popen.wait(300) == 0
     log = process.log.read_text()
     assert log.rstrip().endswith("triage: stopped") and "Traceback" not in log
-    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
-    assert sum(line["status"] == 200 and line["route"] == "/v1/triage" for line in lines) == 3 * CONNECTIONS
+    # Of the requests of this test: which others the process has answered depends on what ran before.
+    lines = [json.loads(line) for line in log[logged:].splitlines() if line.startswith("{")]
+    assert sum(line["status"] == 200 and line["route"] == "/v1/triage" for line in lines) == CONNECTIONS
     assert not any(text in log for text in predicted) and TOKEN not in log
 
 
