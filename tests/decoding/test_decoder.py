@@ -19,6 +19,14 @@ from triagekit.schema import validate_record
 from triagekit.schema.subset import select_fields
 
 
+@pytest.fixture(params=["kernels", "torch"])
+def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways in which a CPU attends; a GPU takes the second."""
+    if request.param == "torch":
+        for module in ("own_rows", "pointwise", "text_choice"):
+            monkeypatch.setattr(f"triagekit.decoding.kernels.{module}.library", lambda name: None)
+
+
 def sharp_model(folder: Path, seed: int = 0, **config: Any) -> Any:
     """A random model whose choices are far apart, so that rounding cannot turn one into another."""
     from triagekit.modeling.base import load_base
@@ -40,6 +48,7 @@ def assert_equal(ours: list[DecodedRecord], reference: list[DecodedRecord]) -> N
             assert one.confidence[name] == pytest.approx(value, abs=1e-4)
 
 
+@pytest.mark.usefixtures("loops")
 @pytest.mark.parametrize("name", SCHEMAS)
 @pytest.mark.parametrize("tokenizer", ["byte_tokenizer", "piece_tokenizer"])
 def test_equal_to_the_reference(tiny_model_folder: Path, request: Any, tokenizer: str, name: str) -> None:
@@ -63,6 +72,7 @@ def test_a_ticket_that_was_cut_says_so_and_stays_equal(tiny_model_folder: Path, 
     assert_equal(found, [ReferenceDecoder(model, segments).decode_one(text) for text in texts])
 
 
+@pytest.mark.usefixtures("loops")
 def test_the_batch_a_ticket_is_in_does_not_change_its_record(
     tiny_model_folder: Path, byte_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +152,7 @@ def test_free_generation_is_greedy_and_stops_at_the_end_of_turn(tiny_model_folde
         assert found == segments.decode(expected)
 
 
+@pytest.mark.usefixtures("loops")
 def test_sliding_windows_are_honoured(byte_tokenizer: Any) -> None:
     from transformers import MistralConfig, MistralForCausalLM
 
@@ -153,6 +164,7 @@ def test_sliding_windows_are_honoured(byte_tokenizer: Any) -> None:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
+        head_dim=16,
         sliding_window=24,
         initializer_range=0.3,
     )
@@ -162,6 +174,7 @@ def test_sliding_windows_are_honoured(byte_tokenizer: Any) -> None:
     assert_equal(found, [ReferenceDecoder(model, segments).decode_one(text) for text in TICKETS])
 
 
+@pytest.mark.usefixtures("loops")
 @pytest.mark.parametrize("family", ["Llama", "Qwen3", "Gemma3Text", "Olmo2", "Phi3"])
 def test_architectures_of_the_hubs(byte_tokenizer: Any, family: str) -> None:
     """Grouped heads, norms of queries, windows in some layers only, layers that norm after they attend, fused products."""
@@ -171,10 +184,10 @@ def test_architectures_of_the_hubs(byte_tokenizer: Any, family: str) -> None:
     name = family.removesuffix("Text")
     extra: dict[str, Any] = {"sliding_window": 24} if name == "Gemma3" else {}
     if name in {"Qwen3", "Gemma3"}:
-        extra["head_dim"] = 8
+        extra["head_dim"] = 16
     config = getattr(transformers, f"{name}TextConfig" if name == "Gemma3" else f"{name}Config")(
         vocab_size=len(byte_tokenizer),
-        hidden_size=32,
+        hidden_size=64 if name in {"Llama", "Olmo2"} else 32,
         intermediate_size=64,
         num_hidden_layers=3,
         num_attention_heads=4,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from triagekit.decoding.kernels.text_choice import TextChoice
 from triagekit.modeling.forward import causal_model, final_logits, project_to_logits
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Chooser:
     def __init__(self, model: nn.Module, tables: GrammarTables) -> None:
         self._model = model
         self._tables = tables
+        self._text_choice = TextChoice.for_costs(tables.text_cost)
         head = causal_model(model).get_output_embeddings()
         self._weight: torch.Tensor | None = None
         self._bias: torch.Tensor | None = None
@@ -49,6 +51,9 @@ class Chooser:
 
     def _advance_text(self, states: RecordStates, rows: torch.Tensor, hidden: torch.Tensor) -> None:
         logits = project_to_logits(self._model, hidden).float()
+        if self._text_choice is not None:
+            states.take_text(rows, *self._text_choice.choose(logits, *states.text_room(rows)))
+            return
         fits = states.text_fits(rows)
         allowed = logits[:, : fits.shape[1]].masked_fill(~fits, -torch.inf)
         best, token = allowed.max(dim=-1)

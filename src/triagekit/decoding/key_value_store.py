@@ -7,6 +7,7 @@ from itertools import chain
 
 import torch
 
+from triagekit.decoding.kernels.own_rows import OwnRows
 from triagekit.decoding.prefixed_attention import (
     attend_to_keys,
     attend_to_window,
@@ -22,7 +23,8 @@ _GROWTH = 64
 class KeyValueStore:
     """Per layer the prefix's keys and values [1, K, P, D], and those of the slots' own tokens [slots, K, capacity, D].
 
-    Memory a slot is that of its own tokens; it grows in steps of 64 tokens.
+    Memory a slot is that of its own tokens; it grows in steps of 64 tokens. Where a kernel attends to own tokens
+    (`kernel`, known once something is stored), their keys are [slots, K, D, capacity].
     """
 
     def __init__(self, prefix: PrefixPass | None, slots: int) -> None:
@@ -32,6 +34,7 @@ class KeyValueStore:
         self.slots = slots
         self.capacity = 0
         self.own: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.kernel: OwnRows | None = None
 
     def reserve(self, length: int) -> None:
         """Make room for `length` own tokens a slot."""
@@ -39,7 +42,7 @@ class KeyValueStore:
             return
         self.capacity = -(-length // _GROWTH) * _GROWTH
         for layer, pair in self.own.items():
-            self.own[layer] = (self._grown(pair[0]), self._grown(pair[1]))
+            self.own[layer] = (self._grown(pair[0], 2 if self.kernel is None else 3), self._grown(pair[1], 2))
 
     def keep(self, rows: torch.Tensor) -> None:
         """Drop every slot but these, in this order."""
@@ -51,13 +54,33 @@ class KeyValueStore:
         self, layer: int, key: torch.Tensor, value: torch.Tensor, slots: torch.Tensor, places: torch.Tensor
     ) -> None:
         """Store new keys and values [K, T, D] at their slots and places."""
+        if not self.own:
+            self.kernel = OwnRows.for_keys(key, value)
         if layer not in self.own:
             # Zeros: a masked place has weight 0, and 0 times what lies in fresh memory may be NaN.
-            shape = (self.slots, key.shape[0], self.capacity, key.shape[2])
-            self.own[layer] = (key.new_zeros(shape), value.new_zeros((*shape[:3], value.shape[2])))
+            room = (self.slots, key.shape[0], self.capacity)
+            keys, values = key.new_zeros(*room, key.shape[2]), value.new_zeros(*room, value.shape[2])
+            self.own[layer] = (keys if self.kernel is None else keys.view(*room[:2], key.shape[2], -1), values)
         keys, values = self.own[layer]
+        if self.kernel is not None:
+            self.kernel.keep(keys, values, key, value, slots, places)
+            return
         keys[slots, :, places] = key.transpose(0, 1)
         values[slots, :, places] = value.transpose(0, 1)
+
+    def attend(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        slots: torch.Tensor,
+        places: torch.Tensor,
+        scale: float,
+        window: int | None,
+    ) -> torch.Tensor:
+        """Attention of `query` [H, T, D] to its slots up to its places [T], and to the prefix → [T, H, D], by the kernel."""
+        assert self.kernel is not None
+        prefix = self._to_prefix(layer, query, places + self.prefix_length, scale, window)
+        return self.kernel.attend(query, *self.own[layer], slots, places, prefix, scale, window)
 
     def with_prefix(
         self,
@@ -69,19 +92,29 @@ class KeyValueStore:
         window: int | None,
     ) -> torch.Tensor:
         """Merge attention to own tokens (output [T, H, D], log-sum-exp [T, H]) with that of `query` [H, T, D] to the prefix."""
+        prefix = self._to_prefix(layer, query, positions, scale, window)
+        return own[0] if prefix is None else merged(own, (prefix[0].transpose(0, 1), prefix[1].transpose(0, 1)))
+
+    def _to_prefix(
+        self, layer: int, query: torch.Tensor, positions: torch.Tensor, scale: float, window: int | None
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Attention of `query` [H, T, D] to the prefix, and the log-sum-exp [H, T]; None without a prefix."""
         if not self.prefix_length:
-            return own[0]
+            return None
         keys, values = self.prefix[layer]
         if window is None:
             output, sums = attend_to_keys(query[None], keys, values, scale)
         else:
             seen = seen_slots(positions[None], torch.arange(self.prefix_length, device=query.device), window)
             output, sums = attend_to_window(query[None], keys, values, scale, seen)
-        return merged(own, (output[0].transpose(0, 1), sums[0].transpose(0, 1)))
+        return output[0], sums[0]
 
-    def _grown(self, source: torch.Tensor) -> torch.Tensor:
-        result = source.new_zeros(*source.shape[:2], self.capacity, source.shape[3])
-        result[:, :, : source.shape[2]] = source
+    def _grown(self, source: torch.Tensor, dimension: int) -> torch.Tensor:
+        """With room for `capacity` tokens along `dimension`."""
+        shape = list(source.shape)
+        shape[dimension] = self.capacity
+        result = source.new_zeros(shape)
+        result.narrow(dimension, 0, source.shape[dimension]).copy_(source)
         return result
 
 
@@ -134,13 +167,15 @@ class PromptPass:
         self._store, self._batch, self._width = store, len(rows), max(lengths)
         store.reserve(self._width)
         self.ids = torch.tensor(list(chain.from_iterable(rows)), device=device)
-        self._rows = torch.tensor([row for row, length in enumerate(lengths) for _ in range(length)], device=device)
-        self._places = torch.tensor([place for length in lengths for place in range(length)], device=device)
+        self._lengths = torch.tensor(lengths, device=device)
+        self._rows = torch.repeat_interleave(
+            torch.arange(self._batch, device=device), self._lengths, output_size=len(self.ids)
+        )
+        self.last = self._lengths.cumsum(0) - 1
+        self._places = torch.arange(len(self.ids), device=device) - (self.last + 1 - self._lengths)[self._rows]
         self._row_slots = slots
         self._slots = slots[self._rows]
         self.positions = self._places + store.prefix_length
-        self._lengths = torch.tensor(lengths, device=device)
-        self.last = self._lengths.cumsum(0) - 1
         self.padded_tokens = self._batch * self._width
 
     def store(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
@@ -153,6 +188,8 @@ class PromptPass:
         """See Pass."""
         self.store(layer, key, value)
         window = _in_force(window, self._store.prefix_length + self._width)
+        if self._store.kernel is not None:
+            return self._store.attend(layer, query, self._slots, self._places, scale, window)
         output, sums = causal_attention(self._spread(query), self._spread(key), self._spread(value), scale, window)
         own = (output.transpose(1, 2)[self._rows, self._places], sums.transpose(1, 2)[self._rows, self._places])
         return self._store.with_prefix(layer, query, self.positions, own, scale, window)
@@ -196,9 +233,6 @@ class RecordPass:
         self.positions = self._places + store.prefix_length
         self._width, self._longest = int(new.max()), int((lengths + new).max())
         store.reserve(self._longest)
-        # A slot that rests, and a column without a token, see the first place: its result is not looked at.
-        self._query_places = torch.zeros(store.slots, self._width, dtype=torch.long, device=device)
-        self._query_places[self._slots, self._columns] = self._places
         self._biases: dict[tuple[int | None, int], torch.Tensor] = {}
 
     def store(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
@@ -210,8 +244,10 @@ class RecordPass:
     ) -> torch.Tensor:
         """See Pass."""
         self.store(layer, key, value)
-        keys, values = self._store.own[layer]
         window = _in_force(window, self._store.prefix_length + self._longest)
+        if self._store.kernel is not None:
+            return self._store.attend(layer, query, self._slots, self._places, scale, window)
+        keys, values = self._store.own[layer]
         queries = query.new_zeros(self._store.slots, self._width, query.shape[0], query.shape[2])
         queries[self._slots, self._columns] = query.transpose(0, 1)
         bias = self._bias(window, query.shape[0] // key.shape[0], query.dtype)
@@ -229,8 +265,12 @@ class RecordPass:
     def _bias(self, window: int | None, shared: int, dtype: torch.dtype) -> torch.Tensor:
         """The same for all layers with this window."""
         if (window, shared) not in self._biases:
-            places = torch.arange(self._longest, device=self._query_places.device)
-            self._biases[window, shared] = bias_of(seen_slots(self._query_places, places, window), shared, dtype)
+            device = self._places.device
+            # A slot that rests, and a column without a token, see the first place: its result is not looked at.
+            query_places = torch.zeros(self._store.slots, self._width, dtype=torch.long, device=device)
+            query_places[self._slots, self._columns] = self._places
+            seen = seen_slots(query_places, torch.arange(self._longest, device=device), window)
+            self._biases[window, shared] = bias_of(seen, shared, dtype)
         return self._biases[window, shared]
 
 
@@ -249,10 +289,13 @@ class LastTokens:
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int | None
     ) -> torch.Tensor:
         """See Attending. New keys and values are those that are stored."""
+        window = _in_force(window, self._store.prefix_length + self._longest)
+        if self._store.kernel is not None:
+            slots = torch.arange(self._store.slots) if self._slots is None else self._slots
+            return self._store.attend(layer, query, slots, self._places, scale, window)
         keys, values = (part[:, :, : self._longest] for part in self._store.own[layer])
         if self._slots is not None:
             keys, values = keys.index_select(0, self._slots), values.index_select(0, self._slots)
-        window = _in_force(window, self._store.prefix_length + self._longest)
         places = torch.arange(self._longest, device=query.device)
         seen = seen_slots(self._places[:, None], places, window)
         bias = bias_of(seen, query.shape[0] // key.shape[0], query.dtype)

@@ -22,7 +22,7 @@ Row = TypeVar("Row")
 MOST = 4
 """Lanes. What Python does between operations is done under its lock: more lanes would wait for that. Further threads go
 to the lanes, several each."""
-ROWS_OF_A_LANE = 64
+ROWS_OF_A_LANE = 32
 """At least; with fewer, the cores do more on one batch together."""
 
 

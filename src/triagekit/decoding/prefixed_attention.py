@@ -8,13 +8,14 @@ own row; the two results are merged by their log-sum-exps, which is exact (N. Ra
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 from transformers import AttentionInterface
 
+from triagekit.decoding.kernels.pointwise import fused_pointwise
 from triagekit.errors import TriageError
 from triagekit.modeling.forward import causal_model, hidden_states
 
@@ -145,6 +146,10 @@ def prefixed_attention(
     return output[None], None
 
 
+class _Stored(Exception):
+    """Ends an attention module's forward once its keys and values are kept: what would follow is not looked at."""
+
+
 class _Storing:
     """Stands in for a pass where only its keys and values are wanted."""
 
@@ -154,9 +159,9 @@ class _Storing:
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int | None
     ) -> torch.Tensor:
-        """Zeros."""
+        """Raises _Stored."""
         self._prefixed.store(layer, key, value)
-        return query.new_zeros(1, 1, 1).expand(query.shape[1], query.shape[0], query.shape[2])
+        raise _Stored
 
 
 def only_last_tokens(
@@ -171,7 +176,8 @@ def only_last_tokens(
         return arguments, options
     hidden, last = arguments[0], prefixed.last
     inner: Any = layer
-    inner.self_attn(hidden_states=inner.input_layernorm(hidden), **{**options, "prefixed": _Storing(prefixed)})
+    with suppress(_Stored):
+        inner.self_attn(hidden_states=inner.input_layernorm(hidden), **{**options, "prefixed": _Storing(prefixed)})
     rotary = options["position_embeddings"]
     options = {
         **options,
@@ -195,7 +201,8 @@ def prefixed_attention_of(model: nn.Module) -> Iterator[None]:
     hook = last_layer.register_forward_pre_hook(only_last_tokens, with_kwargs=True) if known else None
     causal.set_attn_implementation(ATTENTION)
     try:
-        yield
+        with fused_pointwise(causal):
+            yield
     finally:
         if hook is not None:
             hook.remove()

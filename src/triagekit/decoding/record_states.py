@@ -88,15 +88,19 @@ class RecordStates:
         """Which records are complete."""
         return (self.place[rows] == END).tolist()
 
+    def text_room(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of the free text of each row: its state, the cost that still fits, the token that ends it, and if it may end."""
+        state = self.text_state[rows]
+        terminator = self.tables.text_terminator[self.tables.place_text[self.place[rows]]]
+        return state, self.text_left[rows], terminator, _may_end(state)
+
     def text_fits(self, rows: torch.Tensor) -> torch.Tensor:
         """Tokens that may follow in the free text of each row, boolean [rows, vocabulary]."""
-        tables = self.tables
-        assert tables.text_cost is not None
-        state = self.text_state[rows]
-        fits = tables.text_cost[state] <= self.text_left[rows][:, None]
-        terminator = tables.text_terminator[tables.place_text[self.place[rows]]][:, None]
+        assert self.tables.text_cost is not None
+        state, left, terminator, may_end = self.text_room(rows)
+        fits = self.tables.text_cost[state] <= left[:, None]
         # Where the text may end, the token that ends it never counts as text.
-        fits.scatter_(1, terminator, fits.gather(1, terminator) | _may_end(state)[:, None])
+        fits.scatter_(1, terminator[:, None], fits.gather(1, terminator[:, None]) | may_end[:, None])
         return fits
 
     def edges(self, rows: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,54 @@
+// What a transformer layer does between its matrix products, each in one walk over its numbers; float32.
+
+#include <cmath>
+#include <cstdint>
+
+#include "vectors.h"
+
+extern "C" {
+
+// Rows [rows, width] over the root of their mean square, times `weight` [width] (B. Zhang, R. Sennrich, arXiv 1910.07467).
+void root_mean_square_norm(const float* input, const float* weight, float* output, int64_t rows, int64_t width,
+                           float epsilon) {
+    for (int64_t row = 0; row < rows; row++, input += width, output += width) {
+        Vector squares = {};
+        int64_t place = 0;
+        for (; place + kLanes <= width; place += kLanes) squares += load(input + place) * load(input + place);
+        float sum = 0;
+        for (int64_t lane = 0; lane < kLanes; lane++) sum += squares[lane];
+        for (; place < width; place++) sum += input[place] * input[place];
+        const float scale = 1.0f / std::sqrt(sum / static_cast<float>(width) + epsilon);
+        for (place = 0; place + kLanes <= width; place += kLanes)
+            save(output + place, load(input + place) * scale * load(weight + place));
+        for (; place < width; place++) output[place] = input[place] * scale * weight[place];
+    }
+}
+
+// gate * sigmoid(gate) * up of as many numbers.
+void gated_product(const float* gate, const float* up, float* output, int64_t count) {
+    int64_t place = 0;
+    for (; place + kLanes <= count; place += kLanes) {
+        const Vector number = load(gate + place);
+        save(output + place, number / (exp_of(-number) + 1.0f) * load(up + place));
+    }
+    for (; place < count; place++) output[place] = gate[place] / (std::exp(-gate[place]) + 1.0f) * up[place];
+}
+
+// Turn the halves of every head by its token's angles (J. Su et al., arXiv 2104.09864): heads and tokens of `input` and
+// `output` lie the same strides apart; `cosine` and `sine` are [tokens, dimension].
+void rotate_halves(const float* input, const float* cosine, const float* sine, float* output, int64_t heads,
+                   int64_t tokens, int64_t dimension, int64_t head_stride, int64_t token_stride) {
+    const int64_t half = dimension / 2;
+    for (int64_t token = 0; token < tokens; token++, cosine += dimension, sine += dimension) {
+        for (int64_t head = 0; head < heads; head++) {
+            const float* first = input + token * token_stride + head * head_stride;
+            float* target = output + token * token_stride + head * head_stride;
+            for (int64_t place = 0; place < half; place++) {
+                const float left = first[place], right = first[place + half];
+                target[place] = left * cosine[place] - right * sine[place];
+                target[place + half] = right * cosine[place + half] + left * sine[place + half];
+            }
+        }
+    }
+}
+}
