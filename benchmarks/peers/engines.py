@@ -67,10 +67,12 @@ def _openvino(weights: str) -> tuple[Settings, ...]:
 
 ENGINES = {
     "ours": Engine("ours.py", None, tuple({"batch": size} for size in (64, 128, 256))),
-    "ours_int8": Engine("ours.py", None, tuple({"batch": size, "precision": "int8"} for size in (128, 256))),
-    "ours_compact": Engine("ours.py", None, tuple({"batch": size, "format": "compact"} for size in (128, 256))),
-    "ours_compact_int8": Engine("ours.py", None, ({"batch": 256, "format": "compact", "precision": "int8"},)),
-    "ours_labels": Engine("ours.py", None, tuple({"batch": size, "fields": ["labels"]} for size in (128, 256))),
+    "ours_int8": Engine("ours.py", None, tuple({"batch": size, "precision": "int8"} for size in (64, 128, 256))),
+    "ours_compact": Engine("ours.py", None, tuple({"batch": size, "format": "compact"} for size in (64, 128, 256))),
+    "ours_compact_int8": Engine(
+        "ours.py", None, tuple({"batch": size, "format": "compact", "precision": "int8"} for size in (128, 256))
+    ),
+    "ours_labels": Engine("ours.py", None, tuple({"batch": size, "fields": ["labels"]} for size in (64, 128, 256))),
     "openvino": Engine("openvino_engine.py", "openvino", _openvino("fp32")),
     "openvino_int8": Engine("openvino_engine.py", "openvino", _openvino("int8")),
     "vllm": Engine("vllm_engine.py", "vllm", _sweep(64, 16, 128)),
