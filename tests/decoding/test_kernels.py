@@ -36,15 +36,10 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     build.library.cache_clear()
 
 
-def exact(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float) -> tuple[Any, Any]:
-    scores = (query.double() @ keys.double().transpose(-1, -2)) * scale
-    return scores.softmax(-1) @ values.double(), scores.logsumexp(-1)
-
-
 @pytest.mark.parametrize(
     ("heads", "key_heads", "dimension"), [(8, 2, 32), (7, 1, 64), (6, 6, 80), (3, 1, 16), (2, 1, 128)]
 )
-@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("window", [None, 5, 40])
 @pytest.mark.parametrize("with_prefix", [True, False])
 def test_attention_to_own_rows(
     heads: int, key_heads: int, dimension: int, window: int | None, with_prefix: bool
@@ -65,37 +60,21 @@ def test_attention_to_own_rows(
     asked = torch.tensor([0, 31, 32, 33, 63, 64, 69, 5, 1])
     of_slot = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2, 3])
     query = random(len(asked), heads, dimension).transpose(0, 1)
-    prefix_keys, prefix_values = random(key_heads, 40, dimension), random(key_heads, 40, dimension)
+    length = 37 if with_prefix else 0
+    prefix_keys, prefix_values = random(key_heads, length, dimension), random(key_heads, length, dimension)
+    prefix = kernel.prefix(prefix_keys, prefix_values) if with_prefix else None
     shared, scale = heads // key_heads, dimension**-0.5
-    prefix = None
-    if with_prefix:
-        found = [exact(query[h], prefix_keys[h // shared], prefix_values[h // shared], scale) for h in range(heads)]
-        prefix = (torch.stack([each[0] for each in found]).float(), torch.stack([each[1] for each in found]).float())
-    output = kernel.attend(query, keys, values, of_slot, asked, prefix, scale, window)
+    output = kernel.attend(query, prefix, length, (keys, values), of_slot, asked, scale, window)
     assert output.shape == (len(asked), heads, dimension)
     for token, (slot, place) in enumerate(zip(of_slot.tolist(), asked.tolist(), strict=True)):
-        seen = slice(slot * 70 + (max(0, place - window + 1) if window else 0), slot * 70 + place + 1)
+        own = slice(slot * 70, slot * 70 + place + 1)
+        seen = slice(-window if window else 0, None)
         for head in range(heads):
-            own_keys, own_values = key[seen, head // shared], value[seen, head // shared]
-            if with_prefix:
-                own_keys = torch.cat([prefix_keys[head // shared], own_keys])
-                own_values = torch.cat([prefix_values[head // shared], own_values])
-            expected, _ = exact(query[head, token][None], own_keys, own_values, scale)
-            assert output[token, head] == pytest.approx(expected[0].float(), abs=2e-5)
-
-
-def test_a_prefix_out_of_sight_weighs_nothing() -> None:
-    key = torch.randn(1, 3, 16)
-    kernel = OwnRows.for_keys(key, key)
-    assert kernel is not None
-    keys, values = torch.zeros(1, 1, 16, 64), torch.zeros(1, 1, 64, 16)
-    places = torch.arange(3)
-    kernel.keep(keys, values, key, key, torch.zeros(3, dtype=torch.long), places)
-    unseen = (torch.zeros(1, 1, 16), torch.full((1, 1), -torch.inf))
-    arguments = (keys, values, torch.zeros(1, dtype=torch.long), places[2:], unseen, 0.25, 2)
-    output = kernel.attend(key[:, 2:], *arguments)
-    expected, _ = exact(key[0, 2:], key[0, 1:], key[0, 1:], 0.25)
-    assert output[0] == pytest.approx(expected.float(), abs=1e-6)
+            both_keys = torch.cat([prefix_keys[head // shared], key[own, head // shared]])[seen]
+            both_values = torch.cat([prefix_values[head // shared], value[own, head // shared]])[seen]
+            scores = (query[head, token].double() @ both_keys.double().T) * scale
+            expected = scores.softmax(-1) @ both_values.double()
+            assert output[token, head] == pytest.approx(expected.float(), abs=2e-5)
 
 
 def test_many_tokens_on_several_threads_are_those_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,9 +86,10 @@ def test_many_tokens_on_several_threads_are_those_of_one(monkeypatch: pytest.Mon
     slots, places = torch.arange(10).repeat_interleave(60), torch.arange(60).repeat(10)
     kernel.keep(keys, values, key, key, slots, places)
     query = torch.randn(4, 600, 32, generator=generator)
-    one = kernel.attend(query, keys, values, slots, places, None, 0.2, None)
+    arguments = (query, kernel.prefix(key, key), 600, (keys, values), slots, places, 0.2, None)
+    one = kernel.attend(*arguments)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert torch.equal(kernel.attend(query, keys, values, slots, places, None, 0.2, None), one)
+    assert torch.equal(kernel.attend(*arguments), one)
 
 
 @pytest.mark.parametrize("key", [torch.zeros(1, 2, 24), torch.zeros(1, 2, 32, dtype=torch.bfloat16)])

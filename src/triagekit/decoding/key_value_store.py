@@ -35,6 +35,7 @@ class KeyValueStore:
         self.capacity = 0
         self.own: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self.kernel: OwnRows | None = None
+        self._of_kernel = prefix.of_kernel if prefix is not None else {}
 
     def reserve(self, length: int) -> None:
         """Make room for `length` own tokens a slot."""
@@ -79,8 +80,11 @@ class KeyValueStore:
     ) -> torch.Tensor:
         """Attention of `query` [H, T, D] to its slots up to its places [T], and to the prefix → [T, H, D], by the kernel."""
         assert self.kernel is not None
-        prefix = self._to_prefix(layer, query, places + self.prefix_length, scale, window)
-        return self.kernel.attend(query, *self.own[layer], slots, places, prefix, scale, window)
+        if self.prefix_length and layer not in self._of_kernel:
+            keys, values = self.prefix[layer]
+            self._of_kernel[layer] = self.kernel.prefix(keys[0], values[0])
+        prefix = self._of_kernel.get(layer)
+        return self.kernel.attend(query, prefix, self.prefix_length, self.own[layer], slots, places, scale, window)
 
     def with_prefix(
         self,
@@ -92,22 +96,15 @@ class KeyValueStore:
         window: int | None,
     ) -> torch.Tensor:
         """Merge attention to own tokens (output [T, H, D], log-sum-exp [T, H]) with that of `query` [H, T, D] to the prefix."""
-        prefix = self._to_prefix(layer, query, positions, scale, window)
-        return own[0] if prefix is None else merged(own, (prefix[0].transpose(0, 1), prefix[1].transpose(0, 1)))
-
-    def _to_prefix(
-        self, layer: int, query: torch.Tensor, positions: torch.Tensor, scale: float, window: int | None
-    ) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Attention of `query` [H, T, D] to the prefix, and the log-sum-exp [H, T]; None without a prefix."""
         if not self.prefix_length:
-            return None
+            return own[0]
         keys, values = self.prefix[layer]
         if window is None:
             output, sums = attend_to_keys(query[None], keys, values, scale)
         else:
             seen = seen_slots(positions[None], torch.arange(self.prefix_length, device=query.device), window)
             output, sums = attend_to_window(query[None], keys, values, scale, seen)
-        return output[0], sums[0]
+        return merged(own, (output[0].transpose(0, 1), sums[0].transpose(0, 1)))
 
     def _grown(self, source: torch.Tensor, dimension: int) -> torch.Tensor:
         """With room for `capacity` tokens along `dimension`."""
@@ -119,13 +116,14 @@ class KeyValueStore:
 
 
 class PrefixPass:
-    """The prefix by itself; `layers` holds its keys and values afterwards."""
+    """The prefix by itself; `layers` holds its keys and values afterwards, `of_kernel` what a kernel has made of them."""
 
     def __init__(self, ids: Sequence[int], device: torch.device) -> None:
         self.ids = torch.tensor(list(ids), device=device)
         self.positions = torch.arange(len(ids), device=device)
         self.last = self.positions[-1:]
         self.layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.of_kernel: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def store(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
         """See Pass."""

@@ -1,4 +1,4 @@
-"""Attention of packed tokens to the own tokens of their rows, as one loop without padding: own_rows.cpp."""
+"""Attention of packed tokens to their prefix and their rows, as one loop without padding: own_rows.cpp."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from triagekit.decoding.kernels.build import library
 
 _LANES = 16
 """Numbers in one of its vectors."""
-_TOKENS_OF_A_THREAD = 128
+_BLOCK = 32
+"""Keys that it scores at once."""
+_TOKENS_OF_A_THREAD = 64
 """At least: less is done before another thread is awake."""
 
-Attention = tuple[torch.Tensor, torch.Tensor]
+Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 class OwnRows:
@@ -41,9 +43,18 @@ class OwnRows:
         self._keep.restype = None
         self._attend = kernels.attend_own_rows
         self._attend.argtypes = (
-            [pointer, number, number] + [pointer] * 4 + [pointer, number, number] * 2 + [pointer] + [number] * 6
+            [pointer, number, number] + [pointer, pointer, number, number] + [pointer] * 5 + [number] * 6
         ) + [ctypes.c_float, number]
         self._attend.restype = None
+
+    def prefix(self, keys: torch.Tensor, values: torch.Tensor) -> Pair:
+        """Keys and values [K, P, D] of a prefix, as `attend` reads them: keys [K, D, P and room], values [K, P, D]."""
+        room = -(-keys.shape[1] // _BLOCK) * _BLOCK
+        turned = keys.new_zeros(keys.shape[0], keys.shape[2], room)
+        turned[:, :, : keys.shape[1]] = keys.transpose(1, 2)
+        padded = values.new_zeros(values.shape[0], room, values.shape[2])
+        padded[:, : values.shape[1]] = values
+        return turned, padded
 
     def keep(
         self,
@@ -64,30 +75,27 @@ class OwnRows:
     def attend(
         self,
         query: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
+        prefix: Pair | None,
+        prefix_length: int,
+        own: Pair,
         slots: torch.Tensor,
         places: torch.Tensor,
-        prefix: Attention | None,
         scale: float,
         window: int | None,
     ) -> torch.Tensor:
-        """Attention of `query` [H, T, D] to its rows up to its own places, and to the prefix → [T, H, D].
-
-        `prefix`: its output [H, T, D] and the log-sum-exp of its scaled scores [H, T].
-        """
+        """Attention of `query` [H, T, D] to the prefix, and to its slots up to its places [T] → [T, H, D]."""
         query = _innermost(query)
         heads, tokens, dimension = query.shape
         output = query.new_empty(tokens, heads, dimension)
-        before: tuple[int | None, ...] = (None, 0, 0) * 2
+        before: tuple[int | None, ...] = (None, None, 0, 0)
         if prefix is not None:
-            prefix = (_innermost(prefix[0]), prefix[1])
-            before = (*_strided(prefix[0]), *_strided(prefix[1]))
-        rows = (keys.data_ptr(), values.data_ptr(), slots.data_ptr(), places.data_ptr())
+            before = (prefix[0].data_ptr(), prefix[1].data_ptr(), prefix_length, prefix[0].shape[2])
+        keys, values = own
+        rows = (keys.data_ptr(), values.data_ptr(), slots.data_ptr(), places.data_ptr(), output.data_ptr())
         shape = (heads, keys.shape[1], dimension, keys.shape[3])
 
         def attend(begin: int, end: int) -> None:
-            self._attend(*_strided(query), *rows, *before, output.data_ptr(), begin, end, *shape, scale, window or 0)
+            self._attend(*_strided(query), *before, *rows, begin, end, *shape, scale, window or 0)
 
         pieces = min(torch.get_num_threads(), tokens // _TOKENS_OF_A_THREAD)
         if pieces <= 1:
