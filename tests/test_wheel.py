@@ -29,3 +29,7 @@ def test_wheel_in_a_fresh_venv_without_dependencies(checkout, tmp_path):
     assert shown == (checkout / "configs" / "schema" / "it_tickets.yaml").read_text(encoding="utf-8")
     base = next((tmp_path / "venv").rglob("triagekit/modeling/tiny_base/model.safetensors"))
     assert base.stat().st_size < 15 * 2**20
+    sources = {
+        path.name for path in (tmp_path / "venv").rglob("triagekit/decoding/kernels/*") if path.suffix in {".cpp", ".h"}
+    }
+    assert sources == {"own_rows.cpp", "pointwise.cpp", "text_choice.cpp", "vectors.h"}
