@@ -3,9 +3,9 @@
 python benchmarks/eclipse_archive.py --out /tmp/eclipse [--run RUN] [--rows 100000] [--kill-rows 50000] [--kills 30]
 
 The archive is drawn from all 437,000 reports. The embedded base is fine-tuned on 5,000 others (product → component as a
-dependent enum). One job scores the archive undisturbed: rows a second, and how right the surest reports are. A second one scores the first
-`--kill-rows` of it, while drivers, workers and raylets are killed at random moments; at the end each report must stand there
-exactly once, with the row of the undisturbed job; how many are the same bit for bit is counted.
+dependent enum). One job scores the archive undisturbed: rows a second, and how right the surest reports are. A second one
+scores the first `--kill-rows` of it, while drivers, workers and raylets are killed at random moments; at the end each report
+must stand there exactly once, with the row of the undisturbed job; how many are the same bit for bit is counted.
 """
 
 from __future__ import annotations
