@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -20,8 +19,6 @@ def main() -> None:
     run = task.compact_run if settings.get("format") == "compact" else task.run
     assert run is not None
     fields = settings.get("fields")
-    for loop in settings.get("left_to_torch", []):
-        vars(import_module(f"triagekit.decoding.kernels.{loop}"))["library"] = lambda name: None
     predictor = Predictor.from_run(run, device="cpu", batch_size=settings["batch"], precision=precision, fields=fields)
     records: list[dict[str, Any] | None] = []
 
