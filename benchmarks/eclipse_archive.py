@@ -29,10 +29,10 @@ import pyarrow.parquet as parquet
 from it_service_tickets import run_figures
 from record import real_data, triage, write_record
 
-SHARD_ROWS = 500
+SHARD_ROWS = 250
 COVERAGES = (0.1, 0.25, 0.5, 0.75, 1.0)
 VICTIMS = ("driver", "worker", "raylet")
-LONGEST_WAIT = 3.0
+LONGEST_WAIT = 1.0
 """Seconds between a part that was written and the kill, at most."""
 
 
@@ -192,6 +192,7 @@ def kill(driver: subprocess.Popen[bytes], kind: str, source: random.Random) -> b
     """Kill -9 the driver, one of its workers or its raylet; False where there is none just now."""
     with contextlib.suppress(psutil.NoSuchProcess):
         family = psutil.Process(driver.pid).children(recursive=True)
+        family = [process for process in family if process.status() != psutil.STATUS_ZOMBIE]
         named = {
             "driver": [psutil.Process(driver.pid)],
             "worker": [process for process in family if "ScoreWorker" in " ".join(process.cmdline())],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from scoring_helpers import settings_for, table_of, write_archive
 
@@ -58,6 +60,28 @@ def test_a_killed_driver_costs_no_row(adapter: Path, tmp_path: Path) -> None:
     # The killed driver's worker may have finished one more part after it was counted.
     assert standing <= manifest["parts_kept"] < 10
     assert manifest["scored_now"] == 160 - 16 * manifest["parts_kept"]
+
+
+@pytest.mark.long
+def test_a_killed_raylet_costs_no_row(adapter: Path, tmp_path: Path) -> None:
+    """Ray then has no node for new workers, and by itself would wait for one for ever."""
+    ids = write_archive(tmp_path / "tickets.csv", 1600)
+    out = tmp_path / "out"
+    # Ray looks seldom, so that a busy machine is not taken for a dead one; here it may be quick.
+    quick = {"period_ms": "200", "timeout_ms": "1000", "failure_threshold": "3", "initial_delay_ms": "0"}
+    environment = {**os.environ, **{f"RAY_health_check_{name}": value for name, value in quick.items()}}
+    command = [*_command(adapter, tmp_path / "tickets.csv", out), "--json"]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
+    while len(list(out.glob("part-*.parquet"))) < 2:
+        assert driver.poll() is None
+        time.sleep(0.02)
+    (raylet,) = [each for each in psutil.Process(driver.pid).children(recursive=True) if each.name() == "raylet"]
+    raylet.kill()
+    said, _ = driver.communicate(timeout=300)
+    assert driver.returncode == 0
+    manifest = json.loads(said)  # what Ray says of it stands elsewhere
+    assert [row["id"] for row in table_of(out)] == ids
+    assert manifest["lost_workers"] == 1 and manifest["rows_out"] == 1600
 
 
 @pytest.mark.long

@@ -161,7 +161,11 @@ class WorkerPool:
         except ray.exceptions.RayTaskError as error:
             raise TriageError(f"Shard {shard.index} could not be scored: {error.cause}") from error
         except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
-            self._replace(member, again, error)
+            # Without a node nothing would ever take a new worker in, and Ray would wait for one without a word.
+            if any(node["Alive"] for node in ray.nodes()):  # type: ignore[no-untyped-call]
+                self._replace(member, again, error)
+            else:
+                self._start_again(again)
             return None
         member.tasks = deque(item for item in member.tasks if item[0] != done[0])
         member.rows += summary.rows
@@ -169,7 +173,6 @@ class WorkerPool:
         return summary
 
     def _replace(self, member: _Member, again: deque[PlannedShard], error: Exception) -> None:
-        self.lost_workers += 1
         at_work = member.tasks[0][1]
         self._attempts[at_work.index] = self._attempts.get(at_work.index, 0) + 1
         if self._attempts[at_work.index] >= SHARD_ATTEMPTS:
@@ -178,11 +181,7 @@ class WorkerPool:
                 f"{SHARD_ATTEMPTS} workers. If memory ran out, lower batch_size or workers and run the same command "
                 "again; finished parts are kept."
             )
-        if self.lost_workers > self._restarts:
-            raise TriageError(
-                f"{self.lost_workers} workers died; worker_restarts allows {self._restarts}. Most often memory ran out: "
-                "use fewer workers or a smaller batch_size, and run the same command again; finished parts are kept."
-            )
+        self._count_lost(1)
         deaths = self._attempts[at_work.index]
         # One death may be anybody's; a second at the same shard, or what Ray says of it, points at the memory.
         lean = deaths > 1 or "memory" in str(error).casefold()
@@ -196,6 +195,33 @@ class WorkerPool:
         fresh.tasks.append((fresh.actor.score_planned.remote(at_work), at_work))
         again.extend(shard for _, shard in list(member.tasks)[1:])
         self._members[self._members.index(member)] = fresh
+
+    def _start_again(self, again: deque[PlannedShard]) -> None:
+        """Ray anew, with new workers: the node that this pool had started is dead, most often its raylet was killed."""
+        import ray
+
+        if self._address is not None or not self._started_ray:
+            raise TriageError(
+                "No node of the Ray cluster is alive any more. Start one and run the same command again; finished parts "
+                "are kept."
+            )
+        self._count_lost(len(self._members))
+        for member in self._members:
+            again.extend(shard for _, shard in member.tasks)
+        ray.shutdown()
+        self._started_ray = start_ray(self._address, self._workers, self._gpus)
+        self._members = [
+            replace(self._new_member(), rows=old.rows, errors=old.errors, restarts=old.restarts + 1, since=old.since)
+            for old in self._members
+        ]
+
+    def _count_lost(self, workers: int) -> None:
+        self.lost_workers += workers
+        if self.lost_workers > self._restarts:
+            raise TriageError(
+                f"{self.lost_workers} workers died; worker_restarts allows {self._restarts}. Most often memory ran out: "
+                "use fewer workers or a smaller batch_size, and run the same command again; finished parts are kept."
+            )
 
     def _new_member(self, rows_at_once: int | None = None) -> _Member:
         import ray

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import redirect_stdout
 
 from triagekit.cli.scoring_options import add_scoring_options
 from triagekit.errors import TriageError
@@ -105,7 +106,8 @@ def run(options: argparse.Namespace) -> int:
     data = {**(document.data or {}), "archive": options.archive, "run": options.run_folder, "out": options.out, **given}
     settings = parse_settings(ScoreSettings, YamlDocument(document.path, data, document.lines), options.overrides)
     try:
-        with RichProgress() as progress:
+        # What Ray has to say of its processes it prints where the result is to stand alone.
+        with RichProgress() as progress, redirect_stdout(sys.stderr):
             manifest = score_archive(settings, progress).to_dict()
     except ScoringInterrupted as stop:
         print(f"triage: {stop}", file=sys.stderr)
