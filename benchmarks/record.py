@@ -40,8 +40,8 @@ def real_data() -> Path:
 def write_record(name: str, figures: dict[str, Any]) -> Path:
     """Write `benchmarks/results/<name>.json` and return its path."""
     path = RESULTS / f"{name}.json"
-    # Only the script's name and its options: where the checkout lies on this machine is nobody's business.
-    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    # Only the script's name and its options: where folders lie on this machine is nobody's business.
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *_without_folders(sys.argv[1:])])
     write_json(
         path,
         {
