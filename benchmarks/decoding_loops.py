@@ -25,7 +25,7 @@ from record import write_record
 from scoring_vs_peers import prepare
 from training_vs_trl import MODELS
 
-LOOPS = ("own_rows", "pointwise", "text_choice")
+LOOPS = ("packed_attention", "pointwise", "text_choice")
 CASES: dict[str, tuple[str, ...]] = {"all": (), "none": LOOPS, **{f"without {name}": (name,) for name in LOOPS}}
 BATCH, TICKETS = 64, 128
 

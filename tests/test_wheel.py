@@ -32,4 +32,4 @@ def test_wheel_in_a_fresh_venv_without_dependencies(checkout, tmp_path):
     sources = {
         path.name for path in (tmp_path / "venv").rglob("triagekit/decoding/kernels/*") if path.suffix in {".cpp", ".h"}
     }
-    assert sources == {"own_rows.cpp", "pointwise.cpp", "text_choice.cpp", "vectors.h"}
+    assert sources == {"packed_attention.cpp", "pointwise.cpp", "text_choice.cpp", "vectors.h"}

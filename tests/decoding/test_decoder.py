@@ -23,7 +23,7 @@ from triagekit.schema.subset import select_fields
 def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways in which a CPU attends; a GPU takes the second."""
     if request.param == "torch":
-        for module in ("own_rows", "pointwise", "text_choice"):
+        for module in ("packed_attention", "pointwise", "text_choice"):
             monkeypatch.setattr(f"triagekit.decoding.kernels.{module}.library", lambda name: None)
 
 

@@ -7,7 +7,7 @@ from itertools import chain
 
 import torch
 
-from triagekit.decoding.kernels.own_rows import OwnRows
+from triagekit.decoding.kernels.packed_attention import PackedAttention
 from triagekit.decoding.prefixed_attention import (
     attend_to_keys,
     attend_to_window,
@@ -34,7 +34,7 @@ class KeyValueStore:
         self.slots = slots
         self.capacity = 0
         self.own: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self.kernel: OwnRows | None = None
+        self.kernel: PackedAttention | None = None
         self._of_kernel = prefix.of_kernel if prefix is not None else {}
 
     def reserve(self, length: int) -> None:
@@ -56,7 +56,7 @@ class KeyValueStore:
     ) -> None:
         """Store new keys and values [K, T, D] at their slots and places."""
         if not self.own:
-            self.kernel = OwnRows.for_keys(key, value)
+            self.kernel = PackedAttention.for_keys(key, value)
         if layer not in self.own:
             # Zeros: a masked place has weight 0, and 0 times what lies in fresh memory may be NaN.
             room = (self.slots, key.shape[0], self.capacity)

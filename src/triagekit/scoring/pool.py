@@ -173,6 +173,7 @@ class WorkerPool:
         return summary
 
     def _replace(self, member: _Member, again: deque[PlannedShard], error: Exception) -> None:
+        self.lost_workers += 1
         at_work = member.tasks[0][1]
         self._attempts[at_work.index] = self._attempts.get(at_work.index, 0) + 1
         if self._attempts[at_work.index] >= SHARD_ATTEMPTS:
@@ -181,7 +182,7 @@ class WorkerPool:
                 f"{SHARD_ATTEMPTS} workers. If memory ran out, lower batch_size or workers and run the same command "
                 "again; finished parts are kept."
             )
-        self._count_lost(1)
+        self._check_restarts()
         deaths = self._attempts[at_work.index]
         # One death may be anybody's; a second at the same shard, or what Ray says of it, points at the memory.
         lean = deaths > 1 or "memory" in str(error).casefold()
@@ -205,7 +206,8 @@ class WorkerPool:
                 "No node of the Ray cluster is alive any more. Start one and run the same command again; finished parts "
                 "are kept."
             )
-        self._count_lost(len(self._members))
+        self.lost_workers += len(self._members)
+        self._check_restarts()
         for member in self._members:
             again.extend(shard for _, shard in member.tasks)
         ray.shutdown()
@@ -215,8 +217,7 @@ class WorkerPool:
             for old in self._members
         ]
 
-    def _count_lost(self, workers: int) -> None:
-        self.lost_workers += workers
+    def _check_restarts(self) -> None:
         if self.lost_workers > self._restarts:
             raise TriageError(
                 f"{self.lost_workers} workers died; worker_restarts allows {self._restarts}. Most often memory ran out: "

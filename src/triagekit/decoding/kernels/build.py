@@ -47,7 +47,9 @@ def library(name: str) -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or str(error)
         logger.warning(
-            "%s could not be compiled with %s, torch runs its loops: %s", source.name, compiler, said.strip()
+            "%s could not be made with %s in %s, torch runs its loops: %s. Let CXX name a C++17 compiler and XDG_CACHE_HOME "
+            "a folder that can be written, or set %s=off.",
+            *(source.name, compiler, cache_folder(), said.strip(), KERNELS),
         )
         return None
 

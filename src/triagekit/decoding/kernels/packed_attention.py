@@ -1,4 +1,4 @@
-"""Attention of packed tokens to their prefix and their rows, as one loop without padding: own_rows.cpp."""
+"""Attention of packed tokens to their prefix and their rows, as one loop without padding: packed_attention.cpp."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ _TOKENS_OF_A_THREAD = 64
 Pair = tuple[torch.Tensor, torch.Tensor]
 
 
-class OwnRows:
+class PackedAttention:
     """Keys and values of slots, keys [slots, K, D, capacity] with the tokens innermost, values [slots, K, capacity, D].
 
     `capacity` is a multiple of 32. All tensors float32 on the CPU.
     """
 
     @classmethod
-    def for_keys(cls, key: torch.Tensor, value: torch.Tensor) -> OwnRows | None:
+    def for_keys(cls, key: torch.Tensor, value: torch.Tensor) -> PackedAttention | None:
         """The kernel, where it can take keys and values [K, T, D] like these; None elsewhere."""
         fits = key.device.type == "cpu" and key.dtype == value.dtype == torch.float32
         if not fits or key.shape[2] % _LANES or key.shape[2] != value.shape[2]:
             return None
-        found = library("own_rows")
+        found = library("packed_attention")
         return cls(found) if found is not None else None
 
     def __init__(self, kernels: ctypes.CDLL) -> None:
         pointer: Any = ctypes.c_void_p
         number: Any = ctypes.c_int64
-        self._keep = kernels.keep_own_rows
+        self._keep = kernels.keep_packed
         self._keep.argtypes = [pointer, number, number] * 2 + [pointer] * 4 + [number] * 4
         self._keep.restype = None
-        self._attend = kernels.attend_own_rows
+        self._attend = kernels.attend_packed
         self._attend.argtypes = (
             [pointer, number, number] + [pointer, pointer, number, number] + [pointer] * 5 + [number] * 6
         ) + [ctypes.c_float, number]

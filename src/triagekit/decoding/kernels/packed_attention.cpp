@@ -120,7 +120,7 @@ void attend_heads(const Seen* seen, const float* query, int64_t query_head, int6
 extern "C" {
 
 // Put new keys and values [tokens, key_heads, dimension] at their slots and places of the store.
-void keep_own_rows(const float* key, int64_t key_token, int64_t key_head, const float* value, int64_t value_token,
+void keep_packed(const float* key, int64_t key_token, int64_t key_head, const float* value, int64_t value_token,
                    int64_t value_head, float* keys, float* values, const int64_t* slots, const int64_t* places,
                    int64_t tokens, int64_t key_heads, int64_t dimension, int64_t capacity) {
     for (int64_t token = 0; token < tokens; token++) {
@@ -138,7 +138,7 @@ void keep_own_rows(const float* key, int64_t key_token, int64_t key_head, const 
 // Attention of the tokens begin .. end - 1 to the prefix (keys [key_heads, dimension, prefix_room], values [key_heads,
 // prefix_room, dimension], `prefix` of them), and to their rows up to their own places; of both together to the last
 // `window` tokens only (0: to all). Output [tokens, heads, dimension].
-void attend_own_rows(const float* query, int64_t query_token, int64_t query_head, const float* prefix_keys,
+void attend_packed(const float* query, int64_t query_token, int64_t query_head, const float* prefix_keys,
                      const float* prefix_values, int64_t prefix, int64_t prefix_room, const float* keys,
                      const float* values, const int64_t* slots, const int64_t* places, float* output, int64_t begin,
                      int64_t end, int64_t heads, int64_t key_heads, int64_t dimension, int64_t capacity, float scale,
