@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from triagekit.errors import TriageError
 from triagekit.files.fingerprint import fingerprint_json, sha256_file
 from triagekit.modeling.precision import default_device, resolve_precision
-from triagekit.modeling.quantization import bitsandbytes_config
+from triagekit.modeling.quantization import bitsandbytes_config, keep_layout
 from triagekit.modeling.settings import QuantizationSettings
 
 if TYPE_CHECKING:
@@ -143,6 +143,7 @@ def load_base(
         raise _not_here(base, error) from None
     if quantization is None:
         model.to(device)
+    keep_layout(model)
     model.eval()
     check_projection(model)
     loaded: PreTrainedModel = model

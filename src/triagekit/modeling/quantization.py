@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import BitsAndBytesConfig, PreTrainedModel
 
-__all__ = ["QuantizationSettings", "bitsandbytes_config", "quantization_of"]
+__all__ = ["QuantizationSettings", "bitsandbytes_config", "keep_layout", "quantization_of"]
 
 
 def bitsandbytes_config(settings: QuantizationSettings, dtype: torch.dtype, device: str) -> BitsAndBytesConfig:
@@ -37,6 +37,18 @@ def bitsandbytes_config(settings: QuantizationSettings, dtype: torch.dtype, devi
         bnb_4bit_use_double_quant=settings.double_quant,
         bnb_4bit_compute_dtype=compute,
     )
+
+
+def keep_layout(model: PreTrainedModel) -> None:
+    """Keep bitsandbytes from laying out 4-bit weights anew on CPUs that multiply bfloat16.
+
+    It does so in place, at the first pass without gradients, for a product that rounds activations to bfloat16 and has no
+    backward: a model that was evaluated once could be trained no more, and would score with other numbers than it was
+    evaluated with on a CPU without these instructions.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def quantization_of(model: PreTrainedModel) -> QuantizationSettings | None:
