@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from triagekit.decoding.batch_invariance import column_padded, log_share, with_company
 from triagekit.decoding.kernels.text_choice import TextChoice
 from triagekit.modeling.forward import causal_model, final_logits, project_to_logits
 
@@ -33,8 +34,8 @@ class Chooser:
         self._weight: torch.Tensor | None = None
         self._bias: torch.Tensor | None = None
         if type(head) is nn.Linear and len(tables.listed_tokens) <= LISTED_AT_MOST * head.weight.shape[0]:
-            self._weight = head.weight.detach()[tables.listed_tokens].contiguous()
-            self._bias = None if head.bias is None else head.bias.detach()[tables.listed_tokens]
+            self._weight = column_padded(head.weight.detach()[tables.listed_tokens])
+            self._bias = None if head.bias is None else column_padded(head.bias.detach()[tables.listed_tokens])
 
     def advance(self, states: RecordStates, rows: torch.Tensor, hidden: torch.Tensor) -> None:
         """Choose in these rows of `states` by their hidden states [rows, H], and take what was chosen.
@@ -50,14 +51,14 @@ class Chooser:
                 advance(states, rows[part], hidden[part])
 
     def _advance_text(self, states: RecordStates, rows: torch.Tensor, hidden: torch.Tensor) -> None:
-        logits = project_to_logits(self._model, hidden).float()
+        logits = self._all_logits(hidden)
         if self._text_choice is not None:
             states.take_text(rows, *self._text_choice.choose(logits, *states.text_room(rows)))
             return
         fits = states.text_fits(rows)
         allowed = logits[:, : fits.shape[1]].masked_fill(~fits, -torch.inf)
         best, token = allowed.max(dim=-1)
-        states.take_text(rows, token, best - allowed.logsumexp(dim=-1))
+        states.take_text(rows, token, log_share(best, allowed))
 
     def _advance_listed(self, states: RecordStates, rows: torch.Tensor, hidden: torch.Tensor) -> None:
         tables = self._tables
@@ -65,10 +66,15 @@ class Chooser:
         columns = tables.edge_column[spans]
         logits = self._listed_logits(hidden).gather(1, columns).masked_fill(~allowed, -torch.inf)
         best, place = logits.max(dim=-1)
-        states.take_edges(rows, spans.gather(1, place[:, None])[:, 0], best - logits.logsumexp(dim=-1))
+        states.take_edges(rows, spans.gather(1, place[:, None])[:, 0], log_share(best, logits))
 
     def _listed_logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits [rows, listed tokens]."""
+        """Logits [rows, at least the listed tokens]."""
         if self._weight is None:
-            return project_to_logits(self._model, hidden).float()[:, self._tables.listed_tokens]
-        return final_logits(self._model, nn.functional.linear(hidden, self._weight, self._bias)).float()
+            return self._all_logits(hidden)[:, self._tables.listed_tokens]
+        logits = nn.functional.linear(with_company(hidden), self._weight, self._bias)[: len(hidden)]
+        return final_logits(self._model, logits).float()
+
+    def _all_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits [rows, vocabulary]."""
+        return project_to_logits(self._model, with_company(hidden))[: len(hidden)].float()

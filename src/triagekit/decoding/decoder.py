@@ -208,7 +208,7 @@ class _Batch:
         if self._collect(free):
             return  # nothing to choose in any record of this schema
         prefixed = PromptPass(self._store, slots, [row.ids for row in rows])
-        self.counts.prompt_tokens += sum(lengths)
+        self.counts.prompt_tokens += prefixed.tokens
         self.counts.padded_prompt_tokens += prefixed.padded_tokens
         self._advance(slots, prefixed)
         self._collect(free)
@@ -228,7 +228,7 @@ class _Batch:
 
     def _advance(self, slots: torch.Tensor, prefixed: PromptPass | RecordPass) -> None:
         self.counts.passes += 1
-        self.counts.tokens += len(prefixed.ids)
+        self.counts.tokens += prefixed.tokens
         self._decoder.advance(self._states, slots, prefixed)
 
     def _collect(self, slots: list[int]) -> bool:

@@ -7,6 +7,7 @@ from itertools import chain
 
 import torch
 
+from triagekit.decoding.batch_invariance import in_fours
 from triagekit.decoding.kernels.packed_attention import PackedAttention
 from triagekit.decoding.prefixed_attention import (
     attend_to_keys,
@@ -121,7 +122,7 @@ class PrefixPass:
     def __init__(self, ids: Sequence[int], device: torch.device) -> None:
         self.ids = torch.tensor(list(ids), device=device)
         self.positions = torch.arange(len(ids), device=device)
-        self.last = self.positions[-1:]
+        self.last, self.rows = self.positions[-1:], 1
         self.layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self.of_kernel: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -156,25 +157,28 @@ class PrefixEnd:
 
 
 class PromptPass:
-    """Rows that begin: their own prompt tokens, of like length because they are padded to the longest in attention."""
+    """Rows that begin: their own prompt tokens, of like length because they are padded to the longest in attention.
+
+    This pass and the next hold some tokens twice (see `batch_invariance`): stored twice at one place, they are one.
+    """
 
     def __init__(self, store: KeyValueStore, slots: torch.Tensor, rows: Sequence[Sequence[int]]) -> None:
         """`rows[r]` are the own tokens of slot `slots[r]`."""
         device = slots.device
-        lengths = [len(row) for row in rows]
-        self._store, self._batch, self._width = store, len(rows), max(lengths)
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        self._store, self.rows, self.tokens, self._width = store, len(rows), sum(map(len, rows)), max(map(len, rows))
         store.reserve(self._width)
-        self.ids = torch.tensor(list(chain.from_iterable(rows)), device=device)
-        self._lengths = torch.tensor(lengths, device=device)
-        self._rows = torch.repeat_interleave(
-            torch.arange(self._batch, device=device), self._lengths, output_size=len(self.ids)
-        )
-        self.last = self._lengths.cumsum(0) - 1
-        self._places = torch.arange(len(self.ids), device=device) - (self.last + 1 - self._lengths)[self._rows]
-        self._row_slots = slots
+        order = in_fours(self.tokens, device)
+        self.ids = torch.tensor(list(chain.from_iterable(rows)), device=device)[order]
+        self._rows = torch.repeat_interleave(torch.arange(self.rows, device=device), lengths, output_size=self.tokens)[
+            order
+        ]
+        ends = lengths.cumsum(0)
+        self._places = order - (ends - lengths)[self._rows]
         self._slots = slots[self._rows]
         self.positions = self._places + store.prefix_length
-        self.padded_tokens = self._batch * self._width
+        self.last = (ends - 1)[in_fours(self.rows, device)]
+        self.padded_tokens = self.rows * self._width
 
     def store(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
         """See Pass."""
@@ -194,13 +198,11 @@ class PromptPass:
 
     def last_tokens(self) -> LastTokens:
         """See Pass."""
-        every = self._batch == self._store.slots
-        places = self._lengths - 1
-        return LastTokens(self._store, None if every else self._row_slots, self.positions[self.last], places)
+        return LastTokens(self._store, self.rows, self._slots[self.last], self._places[self.last], self._width)
 
     def _spread(self, packed: torch.Tensor) -> torch.Tensor:
         """[heads, T, D] to [rows, heads, width, D], zeros behind each row."""
-        spread = packed.new_zeros(self._batch, self._width, packed.shape[0], packed.shape[2])
+        spread = packed.new_zeros(self.rows, self._width, packed.shape[0], packed.shape[2])
         spread[self._rows, self._places] = packed.transpose(0, 1)
         return spread.transpose(1, 2)
 
@@ -220,16 +222,18 @@ class RecordPass:
         """For the rows in `slots`: `lengths` tokens are stored; `tokens[r, sent[r]:count[r]]` are new, at least one."""
         device = slots.device
         new = count - sent
-        self._store = store
-        rows = torch.repeat_interleave(torch.arange(len(slots), device=device), new)
-        self.last = new.cumsum(0) - 1
-        self._columns = torch.arange(len(rows), device=device) - (self.last + 1 - new)[rows]
+        self._store, self.rows = store, len(slots)
+        # The only look at values of a pass: on a GPU it waits for the choices before it.
+        self.tokens, self._width, self._longest = torch.stack([new.sum(), new.max(), (lengths + new).max()]).tolist()
+        rows = torch.repeat_interleave(torch.arange(self.rows, device=device), new, output_size=self.tokens)
+        order = in_fours(self.tokens, device)
+        rows, ends = rows[order], new.cumsum(0)
+        self._columns = order - (ends - new)[rows]
         self.ids = tokens[rows, sent[rows] + self._columns]
         self._places = lengths[rows] + self._columns
-        self._row_slots, self._last_places = slots, lengths + new - 1
         self._slots = slots[rows]
         self.positions = self._places + store.prefix_length
-        self._width, self._longest = int(new.max()), int((lengths + new).max())
+        self.last = (ends - 1)[in_fours(self.rows, device)]
         store.reserve(self._longest)
         self._biases: dict[tuple[int | None, int], torch.Tensor] = {}
 
@@ -257,8 +261,7 @@ class RecordPass:
 
     def last_tokens(self) -> LastTokens:
         """See Pass."""
-        every = len(self._row_slots) == self._store.slots
-        return LastTokens(self._store, None if every else self._row_slots, self.positions[self.last], self._last_places)
+        return LastTokens(self._store, self.rows, self._slots[self.last], self._places[self.last], self._longest)
 
     def _bias(self, window: int | None, shared: int, dtype: torch.dtype) -> torch.Tensor:
         """The same for all layers with this window."""
@@ -276,12 +279,11 @@ class LastTokens:
     """One token a row, which is stored already, looking back at the prefix and at its own row."""
 
     def __init__(
-        self, store: KeyValueStore, slots: torch.Tensor | None, positions: torch.Tensor, places: torch.Tensor
+        self, store: KeyValueStore, rows: int, slots: torch.Tensor, places: torch.Tensor, longest: int
     ) -> None:
-        """`slots` None: the rows are all slots, in order. `positions` [rows] in the whole sequence, `places` among own tokens."""
-        self._store, self._slots = store, slots
-        self._positions, self._places = positions, places
-        self._longest = int(places.max()) + 1
+        """`places` are those among the slots' own tokens, all less than `longest`; some come again behind `rows`."""
+        self._store, self._slots, self._places, self._longest = store, slots, places, longest
+        self._every = rows == len(slots) == store.slots
 
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int | None
@@ -289,16 +291,16 @@ class LastTokens:
         """See Attending. New keys and values are those that are stored."""
         window = _in_force(window, self._store.prefix_length + self._longest)
         if self._store.kernel is not None:
-            slots = torch.arange(self._store.slots) if self._slots is None else self._slots
-            return self._store.attend(layer, query, slots, self._places, scale, window)
+            return self._store.attend(layer, query, self._slots, self._places, scale, window)
         keys, values = (part[:, :, : self._longest] for part in self._store.own[layer])
-        if self._slots is not None:
+        if not self._every:
             keys, values = keys.index_select(0, self._slots), values.index_select(0, self._slots)
         places = torch.arange(self._longest, device=query.device)
         seen = seen_slots(self._places[:, None], places, window)
         bias = bias_of(seen, query.shape[0] // key.shape[0], query.dtype)
         output, sums = attend_to_keys(query.transpose(0, 1)[:, :, None], keys, values, scale, bias)
-        return self._store.with_prefix(layer, query, self._positions, (output[:, :, 0], sums[:, :, 0]), scale, window)
+        positions = self._places + self._store.prefix_length
+        return self._store.with_prefix(layer, query, positions, (output[:, :, 0], sums[:, :, 0]), scale, window)
 
 
 def _in_force(window: int | None, longest: int) -> int | None:

@@ -40,7 +40,8 @@ class Pass(Attending, Protocol):
     positions: torch.Tensor
     """[T], in the whole sequence, prefix included."""
     last: torch.Tensor
-    """[rows]: each row's last token among the packed ones."""
+    """[rows or more]: each row's last token among the packed ones, and again the last row's."""
+    rows: int
 
     def store(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
         """Keep keys and values of a layer, without attending."""
@@ -214,4 +215,5 @@ def last_hidden_states(model: nn.Module, prefixed: Pass) -> torch.Tensor:
     states, _ = hidden_states(
         model, prefixed.ids[None], position_ids=prefixed.positions[None], use_cache=False, prefixed=prefixed
     )
-    return states[0] if states.shape[1] == len(prefixed.last) else states[0, prefixed.last]
+    last = states[0] if states.shape[1] == len(prefixed.last) else states[0, prefixed.last]
+    return last[: prefixed.rows]
