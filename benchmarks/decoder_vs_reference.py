@@ -4,7 +4,7 @@ A small random model whose choices are far apart (so that rounding cannot turn o
 three schemas with dependent enums, over the embedded base's tokenizer and over one of 151,936 tokens, which holds tokens made
 of random bytes beside the embedded ones.
 
-    python benchmarks/decoder_vs_reference.py [--tickets 5000] [--large-tickets 500] [--schemas it_tickets …]
+    python benchmarks/decoder_vs_reference.py [--tickets 5000] [--large-tickets 5000] [--schemas it_tickets …]
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LARGE_VOCABULARY = 151_936
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tickets", type=int, default=5000)
-    parser.add_argument("--large-tickets", type=int, default=500, help="with the large vocabulary")
+    parser.add_argument("--large-tickets", type=int, default=5000, help="with the large vocabulary")
     parser.add_argument("--schemas", nargs="+", default=list(SCHEMAS))
     options = parser.parse_args()
     figures = {}
@@ -60,7 +60,7 @@ def compare(schema: str, vocabulary: str, texts: list[str], folder: Path) -> dic
     if vocabulary == "large":
         tokenizer = enlarged(tokenizer, folder)
     loaded = load_schema(schema)
-    # Short prompts where the schema has them: the reference reads the whole text again for every token.
+    # Short prompts where the schema has them: the reference reads the whole text again for every choice.
     settings = PromptSettings(strategy="implicit" if loaded.instructions else "explicit", max_length=8192)
     segments = SegmentTokenizer(tokenizer, PromptTemplate(tokenizer, loaded, settings))
     model = sharp_model(len(tokenizer))

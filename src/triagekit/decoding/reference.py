@@ -1,4 +1,4 @@
-"""The slow decoder that is plainly right: one ticket, no cache, the whole text through the model for every token."""
+"""The slow decoder that is plainly right: one ticket, no cache, the whole text through the model for every choice."""
 
 from __future__ import annotations
 
@@ -35,11 +35,12 @@ class ReferenceDecoder:
         log_confidence = [0.0] * len(self._grammar.schema.fields)
         while not walk.finished:
             allowed = torch.from_numpy(walk.allowed())
-            ids = torch.tensor([prompt + written], device=self._device)
-            logits = self._model(input_ids=ids, use_cache=False).logits[0, -1].float().cpu()
-            log_probability = torch.log_softmax(logits[allowed], dim=-1)
-            best = int(log_probability.argmax())
+            best = 0
             if len(allowed) > 1:
+                ids = torch.tensor([prompt + written], device=self._device)
+                logits = self._model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1].float().cpu()
+                log_probability = torch.log_softmax(logits[allowed], dim=-1)
+                best = int(log_probability.argmax())
                 log_confidence[walk.field] += float(log_probability[best])
             token = int(allowed[best])
             walk.advance(token)

@@ -46,6 +46,7 @@ def keep_layout(model: PreTrainedModel) -> None:
     backward: a model that was evaluated once could be trained no more, and would score with other numbers than it was
     evaluated with on a CPU without these instructions.
     """
+    module: Any
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
