@@ -107,7 +107,7 @@ def test_a_rerun_scores_nothing_and_damaged_parts_are_redone(
     archive, out, _ids, _ = finished
     before = table_of(out)
     with monkeypatch.context() as patch:
-        patch.setattr("triagekit.scoring.job.make_plan", None)  # the frozen plan is gone by
+        patch.setattr("triagekit.scoring.job.make_plans", None)  # the frozen plan is gone by
         again = score_archive(settings_for(adapter, archive, out))
     assert (again.rows_in, again.rejects) == (44, 4)
     assert (again.scored_now, again.parts_kept, again.workers) == (0, 3, 0)

@@ -9,12 +9,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from scoring_helpers import settings_for, table_of, write_archive
 
+from triagekit.progress import SilentProgress
 from triagekit.scoring.job import score_archive
 
 
@@ -101,3 +104,36 @@ def test_ten_killed_drivers_leave_the_same_rows(adapter: Path, tmp_path: Path) -
     rows = table_of(out)
     assert [row["id"] for row in rows] == ids
     assert rows == table_of(whole)
+
+
+class _LoseNode(SilentProgress):
+    """Takes a node away once some rows are scored."""
+
+    def __init__(self, lose: Callable[[], None]) -> None:
+        self._lose: Callable[[], None] | None = lose
+
+    def advance(self, count: int = 1, **figures: Any) -> None:
+        if self._lose is not None and "review" in figures:
+            self._lose()
+            self._lose = None
+
+
+@pytest.mark.long
+def test_a_lost_node_of_a_shared_cluster_leaves_its_work_to_the_others(adapter: Path, tmp_path: Path) -> None:
+    """There is no room for a new worker then, and Ray would keep it waiting, with the shards that it was given."""
+    from ray.cluster_utils import Cluster
+
+    ids = write_archive(tmp_path / "tickets.csv", 1600)
+    quick = {"health_check_period_ms": 200, "health_check_timeout_ms": 1000, "health_check_failure_threshold": 3}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": quick})
+    try:
+        other = cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        settings = settings_for(
+            adapter, tmp_path / "tickets.csv", tmp_path / "out", workers=2, ray_address=cluster.address
+        )
+        manifest = score_archive(settings, _LoseNode(lambda: cluster.remove_node(other, allow_graceful=False)))
+    finally:
+        cluster.shutdown()
+    assert [row["id"] for row in table_of(tmp_path / "out")] == ids
+    assert (manifest.rows_out, manifest.lost_workers) == (1600, 1)

@@ -16,9 +16,9 @@ from triagekit.data.archive import Ticket, archive_mapper, as_ticket
 from triagekit.data.mapping import DataMapping
 from triagekit.data.sources import read_source
 from triagekit.errors import TriageError
-from triagekit.scoring.intake import text_hash
+from triagekit.scoring.intake import Shard, text_hash
 from triagekit.scoring.job_card import Reading
-from triagekit.scoring.plan import Plan, make_plan, read_plan, read_planned
+from triagekit.scoring.plan import Plan, PlannedShard, as_planned, make_plans, read_plan, read_rows
 
 READING = Reading(None, None)
 
@@ -54,7 +54,11 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def planned(archive: Path, shard_rows: int = 7, job: str = "job", is_known: Any = None) -> tuple[Plan, list[Any]]:
     rejects: list[Any] = []
-    return make_plan(archive, READING, shard_rows, job, rejects.append, is_known), rejects
+    return make_plans(archive, READING, shard_rows, [job], rejects.append, is_known)[0], rejects
+
+
+def read_shard(archive: Path, shard: PlannedShard, job: str = "job") -> Shard:
+    return as_planned(archive, read_rows(archive, READING, shard), shard, job)
 
 
 def expected(archive: Path) -> tuple[list[tuple[str, str]], int]:
@@ -76,7 +80,7 @@ def test_shards_read_alone_are_the_archive(archive: Path, tmp_path: Path, shard_
     assert bad > 15 and len(rejects) == plan.intake.rejects == bad
     assert plan.intake.tickets == len(tickets) == sum(shard.rows for shard in plan.shards)
     assert plan.intake.reasons["repeated id"] == 8 - 1  # one of the eight has no text
-    shards = [read_planned(archive, READING, shard, "job") for shard in reversed(plan.shards)][::-1]
+    shards = [read_shard(archive, shard) for shard in reversed(plan.shards)][::-1]
     assert [row for shard in shards for row in shard.rows] == tickets
     assert all(len(shard.rows) == shard_rows for shard in shards[:-1])
     assert plan.shards[0].span == f"{shards[0].rows[0][0]!r} to {shards[0].rows[-1][0]!r}"
@@ -100,7 +104,7 @@ def test_what_is_known_is_left_out(archive: Path) -> None:
     tickets, _ = expected(archive)
     known = {(identity, text_hash(text)) for identity, text in tickets if int(identity[1:]) % 3}
     plan, _ = planned(archive, is_known=lambda *pair: pair in known)
-    rows = [row for shard in plan.shards for row in read_planned(archive, READING, shard, "job").rows]
+    rows = [row for shard in plan.shards for row in read_shard(archive, shard).rows]
     assert rows == [row for row in tickets if int(row[0][1:]) % 3 == 0]
     assert plan.intake.unchanged == len(known)
 
@@ -116,7 +120,7 @@ def test_an_archive_that_changed_is_refused_by_name(archive: Path, tmp_path: Pat
         (copy / "b.jsonl").write_text(changed, encoding="utf-8")
         with pytest.raises(TriageError, match=r"content of .*b\.jsonl.* is not what it was"):
             for shard in plan.shards:
-                read_planned(copy, READING, shard, "job")
+                read_shard(copy, shard)
 
 
 def test_plans_that_cannot_be_used(archive: Path, tmp_path: Path) -> None:
@@ -129,4 +133,13 @@ def test_plans_that_cannot_be_used(archive: Path, tmp_path: Path) -> None:
         (tmp_path / "plan.json").write_text(damaged, encoding="utf-8")
         assert read_plan(tmp_path, "job") is None
     with pytest.raises(TriageError, match="body"):
-        make_plan(archive / "d.parquet", Reading(DataMapping(text="body"), None), 7, "job", print)
+        make_plans(archive / "d.parquet", Reading(DataMapping(text="body"), None), 7, ["job"], print)
+
+
+def test_jobs_that_are_planned_together_have_the_plans_of_each_alone(archive: Path) -> None:
+    together = make_plans(archive, READING, 7, ["one", "other"], lambda row: None)
+    assert together == [planned(archive, job="one")[0], planned(archive, job="other")[0]]
+    mine, theirs = together[0].shards[0], together[1].shards[0]
+    assert read_shard(archive, mine, "one").rows == read_shard(archive, theirs, "other").rows
+    with pytest.raises(TriageError, match="not what it was"):
+        read_shard(archive, mine, "other")

@@ -1,13 +1,17 @@
-"""An archive scored with Ray: shards in a fixed order, one part each, and a rerun that does only what is missing."""
+"""An archive scored with Ray: shards in a fixed order, one part each, and a rerun that does only what is missing.
+
+Several runs can go over one archive together: each has a folder and a job of its own, and the shards are the same.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +24,15 @@ from triagekit.schema.subset import select_fields
 from triagekit.scoring.confidence_map import read_calibration
 from triagekit.scoring.earlier import EarlierRows, earlier_job
 from triagekit.scoring.intake import Intake
-from triagekit.scoring.job_card import claim_folder, make_job_card, resolve_reading
+from triagekit.scoring.job_card import claim_folder, input_files, make_job_card, resolve_reading
+from triagekit.scoring.joint import JointShard
 from triagekit.scoring.ledger import Ledger
 from triagekit.scoring.lock import folder_lock
 from triagekit.scoring.manifest import MANIFEST_FILE, ScoreManifest, write_manifest
 from triagekit.scoring.part_columns import check_column_names
 from triagekit.scoring.partition import check_partition_column, write_partitions
 from triagekit.scoring.parts import LEDGER
-from triagekit.scoring.plan import Plan, PlannedShard, make_plan, read_plan
+from triagekit.scoring.plan import Plan, make_plans, read_plan
 from triagekit.scoring.policy import ThresholdPolicy
 from triagekit.scoring.publish import check_target, publish_scores
 from triagekit.scoring.status import StatusBoard, told
@@ -53,8 +58,18 @@ class _Job:
     out: Path
     reading: Reading
     policy: ThresholdPolicy | None
-    card: dict[str, Any]
+    adapter_card: dict[str, Any]
     earlier: list[tuple[Path, dict[str, Any]]]
+    card: dict[str, Any] = field(default_factory=dict)
+    """What the job is made of: known when the input has been read once."""
+
+    def with_card(self, files: list[list[str]]) -> _Job:
+        """`files` as job_card.input_files gives them."""
+        calibration = self.policy.calibration if self.policy else None
+        card = make_job_card(
+            self.settings, self.adapter_card, self.schema, self.reading, files, calibration, self.earlier
+        )
+        return replace(self, card=card)
 
     def order(self, layout: WorkerLayout) -> WorkerOrder:
         """What a worker is told."""
@@ -75,6 +90,7 @@ class _Job:
             archive=place_of(self.archive),
             reading=self.reading,
             job=str(self.card["fingerprint"]),
+            merged=settings.merged is not False,
         )
 
 
@@ -85,29 +101,47 @@ def score_archive(settings: ScoreSettings, progress: Progress | None = None) -> 
     for an adapter, input or folder that cannot be used, and for a full disk; ScoringInterrupted after SIGTERM or
     SIGUSR2. Parts that are written by then stay good. With `publish` the finished folder is copied to that URL.
     """
+    return score_archives([settings], progress)[0]
+
+
+def score_archives(many: Sequence[ScoreSettings], progress: Progress | None = None) -> list[ScoreManifest]:
+    """Score one archive with several runs in one pass; each of `many` has its own run and folder, as settings.for_runs
+    makes them, and gets what `score_archive` would give it. Raises what `score_archive` raises.
+    """
     started = time.monotonic()
     bar = progress or SilentProgress()
-    job = _prepare(settings)
-    job.out.mkdir(parents=True, exist_ok=True)
-    with folder_lock(job.out):
-        claim_folder(job.out, job.card)
-        with told(StatusBoard(job.out, None)) as board:
+    jobs = [_prepare(settings) for settings in many]
+    files = input_files(many[0].archive)
+    jobs = [job.with_card(files) for job in jobs]
+    with ExitStack() as stack:
+        for job in jobs:
+            job.out.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(folder_lock(job.out))
+        for job in jobs:
+            claim_folder(job.out, job.card)
+        boards = [stack.enter_context(told(StatusBoard(job.out, None))) for job in jobs]
+        for job in jobs:
             # A manifest stands for a finished job only: it comes back when this run has checked every part.
             (job.out / MANIFEST_FILE).unlink(missing_ok=True)
             _sweep(job.out)
-            plan = _planned(job, bar, board)
+        plans = _planned(jobs, bar, boards)
+        for plan, board in zip(plans, boards, strict=True):
             board.rows_total = plan.intake.rows_in
             board.rejects, board.unchanged = plan.intake.rejects, plan.intake.unchanged
-            bar.start("scoring", plan.intake.tickets)
-            ledger = Ledger(job.out, settings.output_format, bar, board)
-            figures = _score_missing(job, plan, ledger)
-            bar.finish()
-            figures |= {"parts_kept": ledger.kept, "parts_redone": ledger.redone}
+        bar.start("scoring", sum(plan.intake.tickets for plan in plans))
+        ledgers = [
+            Ledger(job.out, job.settings.output_format, bar, board) for job, board in zip(jobs, boards, strict=True)
+        ]
+        workers, seconds = _score_missing(jobs, plans, ledgers)
+        bar.finish()
+        manifests = []
+        for job, plan, ledger in zip(jobs, plans, ledgers, strict=True):
+            figures = {**workers, **_own_figures(ledger, seconds)}
             figures["seconds"] = round(time.monotonic() - started, 3)
-            manifest = _finish(job, plan.intake, ledger, figures)
-            if settings.publish is not None:
-                publish_scores(job.out, settings.publish, bar)
-            return manifest
+            manifests.append(_finish(job, plan.intake, ledger, figures))
+            if job.settings.publish is not None:
+                publish_scores(job.out, job.settings.publish, bar)
+        return manifests
 
 
 def _prepare(settings: ScoreSettings) -> _Job:
@@ -127,61 +161,67 @@ def _prepare(settings: ScoreSettings) -> _Job:
     if settings.publish is not None:
         check_target(settings.publish)
     policy = None if settings.auto_at is None else ThresholdPolicy(settings.auto_at, read_calibration(adapter, card))
-    reading = resolve_reading(settings)
-    earlier = earlier_job(settings, card)
     return _Job(
         settings=settings,
         adapter=adapter,
         schema=schema,
         archive=any_path(settings.archive),
         out=Path(settings.out).expanduser(),
-        reading=reading,
+        reading=resolve_reading(settings),
         policy=policy,
-        card=make_job_card(settings, card, schema, reading, policy.calibration if policy else None, earlier),
-        earlier=earlier,
+        adapter_card=card,
+        earlier=earlier_job(settings, card),
     )
 
 
-def _planned(job: _Job, bar: Progress, board: StatusBoard) -> Plan:
-    """The plan that stands, with the rejects beside it, or a new one: the archive is read once from its beginning."""
-    fingerprint = str(job.card["fingerprint"])
-    plan = read_plan(job.out, fingerprint)
-    if plan is not None and (job.out / REJECTS_FILE).is_file():
-        return plan
+def _planned(jobs: Sequence[_Job], bar: Progress, boards: Sequence[StatusBoard]) -> list[Plan]:
+    """The plans that stand, with the rejects beside them, or new ones: the archive is read once from its beginning."""
+    fingerprints = [str(job.card["fingerprint"]) for job in jobs]
+    found = [read_plan(job.out, fingerprint) for job, fingerprint in zip(jobs, fingerprints, strict=True)]
+    standing = [plan for plan in found if plan is not None]
+    if len(standing) == len(jobs) and all((job.out / REJECTS_FILE).is_file() for job in jobs):
+        return standing
     bar.start("planning", None)
 
     def tick() -> None:
         bar.advance()
-        board.tell()
+        for board in boards:
+            board.tell()
 
-    with atomic_path(job.out / REJECTS_FILE) as rejects, rejects.open("w", encoding="utf-8") as handle:
+    with ExitStack() as stack:
+        temporary = [stack.enter_context(atomic_path(job.out / REJECTS_FILE)) for job in jobs]
+        handles = [stack.enter_context(path.open("w", encoding="utf-8")) for path in temporary]
 
         def reject(row: dict[str, Any]) -> None:
-            handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+            for handle in handles:
+                handle.write(json.dumps(row, ensure_ascii=False) + "\n")
 
-        with ExitStack() as stack:
-            known = stack.enter_context(closing(EarlierRows(job.earlier))).hold if job.earlier else None
-            plan = make_plan(job.archive, job.reading, job.settings.shard_rows, fingerprint, reject, known, tick)
+        first = jobs[0]
+        known = stack.enter_context(closing(EarlierRows(first.earlier))).hold if first.earlier else None
+        plans = make_plans(first.archive, first.reading, first.settings.shard_rows, fingerprints, reject, known, tick)
     bar.finish()
     # The rejects are complete before the plan that speaks for them.
-    plan.write(job.out)
-    return plan
+    for job, plan in zip(jobs, plans, strict=True):
+        plan.write(job.out)
+    return plans
 
 
-def _score_missing(job: _Job, plan: Plan, ledger: Ledger) -> dict[str, Any]:
-    """Workers are started only if some shard is missing."""
+def _score_missing(
+    jobs: Sequence[_Job], plans: Sequence[Plan], ledgers: Sequence[Ledger]
+) -> tuple[dict[str, Any], float]:
+    """Figures of the workers, and the seconds that they scored. They are started only if some part is missing."""
     from triagekit.scoring.layout import laid_out
     from triagekit.scoring.pool import WorkerPool
     from triagekit.scoring.stopping import StopRequest
 
-    settings, board = job.settings, ledger.board
-    missing = ledger.missing(plan.shards)
+    settings = jobs[0].settings
+    missing = _missing(plans, ledgers)
     first = next(missing, None)
     if first is None:
-        return {"scored_now": 0, "workers": 0, "lost_workers": 0, "rows_per_second": None, "decoding": None}
+        return {"workers": 0, "lost_workers": 0}, 0.0
     with laid_out(settings.workers, settings.device, settings.ray_address) as layout:
         pool = WorkerPool(
-            job.order(layout),
+            [job.order(layout) for job in jobs],
             layout.workers,
             settings.worker_restarts,
             settings.ray_address,
@@ -190,24 +230,44 @@ def _score_missing(job: _Job, plan: Plan, ledger: Ledger) -> dict[str, Any]:
         )
 
         def tick() -> None:
-            board.workers, board.lost_workers = pool.table(), pool.lost_workers
-            board.tell()
+            for ledger in ledgers:
+                ledger.board.workers, ledger.board.lost_workers = pool.table(), pool.lost_workers
+                ledger.board.tell()
 
         with pool, StopRequest() as stop:
             pool.open()
-            board.scoring_since = time.time()
+            for ledger in ledgers:
+                ledger.board.scoring_since = time.time()
             began = time.monotonic()
-            for summary in pool.score(_chain(first, missing), stop, tick):
-                ledger.scored(summary)
+            for summary in pool.score(chain([first], missing), stop, tick):
+                for number, part in summary.of_run.items():
+                    ledgers[number].scored(part)
             seconds = time.monotonic() - began
             tick()
-        return {
-            "scored_now": board.rows_scored,
-            "workers": layout.workers,
-            "lost_workers": pool.lost_workers,
-            "rows_per_second": round(board.rows_scored / seconds, 3) if seconds else None,
-            "decoding": board.decoding,
+        return {"workers": layout.workers, "lost_workers": pool.lost_workers}, seconds
+
+
+def _missing(plans: Sequence[Plan], ledgers: Sequence[Ledger]) -> Iterator[JointShard]:
+    """The shards of which some run has no good part."""
+    for shards in zip(*(plan.shards for plan in plans), strict=True):
+        of_run = {
+            number: shard
+            for number, (shard, ledger) in enumerate(zip(shards, ledgers, strict=True))
+            if ledger.is_missing(shard)
         }
+        if of_run:
+            yield JointShard(shards[0].index, shards[0].span, of_run)
+
+
+def _own_figures(ledger: Ledger, seconds: float) -> dict[str, Any]:
+    board = ledger.board
+    return {
+        "scored_now": board.rows_scored,
+        "rows_per_second": round(board.rows_scored / seconds, 3) if seconds else None,
+        "decoding": board.decoding,
+        "parts_kept": ledger.kept,
+        "parts_redone": ledger.redone,
+    }
 
 
 def _finish(job: _Job, intake: Intake, ledger: Ledger, figures: dict[str, Any]) -> ScoreManifest:
@@ -250,8 +310,3 @@ def _sweep(out: Path) -> None:
             shutil.rmtree(leftover)
         else:
             leftover.unlink(missing_ok=True)
-
-
-def _chain(first: PlannedShard, rest: Iterator[PlannedShard]) -> Iterator[PlannedShard]:
-    yield first
-    yield from rest

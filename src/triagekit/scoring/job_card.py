@@ -78,17 +78,22 @@ def resolve_reading(settings: ScoreSettings) -> Reading:
     return Reading(mapping, options)
 
 
+def input_files(archive: str) -> list[list[str]]:
+    """[name, SHA-256] of each file of the archive. Reads the whole input once."""
+    place = any_path(archive)
+    return [[file_name(path, place), sha256_file(path)] for path in source_files(place)]
+
+
 def make_job_card(
     settings: ScoreSettings,
     card: dict[str, Any],
     schema: Schema,
     reading: Reading,
+    files: list[list[str]],
     calibration: StoredCalibration | None = None,
     earlier: Sequence[tuple[Path, dict[str, Any]]] = (),
 ) -> dict[str, Any]:
-    """Everything that decides the rows of the output. Reads the whole input once, for the hash of its content."""
-    archive = any_path(settings.archive)
-    files = [[file_name(path, archive), sha256_file(path)] for path in source_files(archive)]
+    """Everything that decides the rows of the output. `files` as `input_files` gives them."""
     identity = {
         "adapter_fingerprint": card["fingerprint"],
         "base_fingerprint": card["base_fingerprint"],
@@ -108,6 +113,8 @@ def make_job_card(
         "part_version": PART_VERSION,
         "append_since": earlier[0][1]["job"]["fingerprint"] if earlier else None,
     }
+    if settings.merged is False:
+        identity["merged"] = False
     return {
         **identity,
         "append_folder": str(earlier[0][0]) if earlier else None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,26 +26,24 @@ class Ledger:
     tally: Tally = field(default_factory=Tally)
     kept: int = 0
 
-    def missing(self, shards: Iterable[PlannedShard]) -> Iterator[PlannedShard]:
-        """The shards without a good part; a part that cannot be trusted is removed first."""
-        for shard in shards:
-            path = part_path(self.folder, shard.index, self.output_format)
-            if not path.exists():
-                yield shard
-                continue
-            try:
-                summary = read_part(path, shard.index, shard.fingerprint, shard.rows)
-            except DamagedPart as reason:
-                self.redone.append(f"{path.name}: {reason}")
-                self.board.parts_redone += 1
-                remove_part(path)
-                yield shard
-            else:
-                self.kept += 1
-                self.board.rows_kept += summary.rows
-                self._take(summary)
-                self.bar.advance(summary.rows)
-                self.board.tell()
+    def is_missing(self, shard: PlannedShard) -> bool:
+        """Whether the shard has no good part; a part that cannot be trusted is removed first."""
+        path = part_path(self.folder, shard.index, self.output_format)
+        if not path.exists():
+            return True
+        try:
+            summary = read_part(path, shard.index, shard.fingerprint, shard.rows)
+        except DamagedPart as reason:
+            self.redone.append(f"{path.name}: {reason}")
+            self.board.parts_redone += 1
+            remove_part(path)
+            return True
+        self.kept += 1
+        self.board.rows_kept += summary.rows
+        self._take(summary)
+        self.bar.advance(summary.rows)
+        self.board.tell()
+        return False
 
     def scored(self, summary: PartSummary) -> None:
         """A part that a worker has just written."""

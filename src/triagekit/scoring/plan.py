@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,25 +95,26 @@ def read_plan(folder: Path, job: str) -> Plan | None:
     return Plan(job, intake, shards)
 
 
-def make_plan(
+def make_plans(
     archive: AnyPath,
     reading: Reading,
     shard_rows: int,
-    job: str,
+    jobs: Sequence[str],
     reject: Callable[[dict[str, Any]], None],
     is_known: Callable[[str, str], bool] | None = None,
     tick: Callable[[], None] = lambda: None,
-) -> Plan:
-    """Read the archive once and cut it; rejects are handed to `reject` as they are met, `tick` is called for every row.
+) -> list[Plan]:
+    """Read the archive once and cut it, for each of `jobs` alike; only the shards' fingerprints are the job's own.
 
-    `is_known` says of an id and the hash of its text whether they need no scoring. One shard's ids and texts are hashed
-    as they pass; none is kept but the ids, in SeenIds. Raises TriageError where text or id column are missing.
+    Rejects are handed to `reject` as they are met, `tick` is called for every row. `is_known` says of an id and the hash of
+    its text whether they need no scoring. One shard's ids and texts are hashed as they pass; none is kept but the ids, in
+    SeenIds. Raises TriageError where text or id column are missing.
     """
     settings = reading.options or SourceSettings()
     mapper = archive_mapper(reading.mapping)
     check_archive(archive, mapper, settings)
     intake, seen = Intake(), SeenIds()
-    cutter = _Cutter(shard_rows, job)
+    cutter = _Cutter(shard_rows, jobs)
     try:
         for path in source_files(archive):
             source = SourceFile(path, file_name(path, archive), settings, marked=True)
@@ -135,14 +136,11 @@ def make_plan(
                     cutter.note(source.mark())
     finally:
         seen.close()
-    return Plan(job, intake, cutter.finish())
+    return [Plan(job, intake, shards) for job, shards in zip(jobs, cutter.finish(), strict=True)]
 
 
-def read_planned(archive: AnyPath, reading: Reading, planned: PlannedShard, job: str) -> Shard:
-    """The tickets of a shard, read where they lie.
-
-    Raises TriageError naming the files where they are not those that the plan was made of.
-    """
+def read_rows(archive: AnyPath, reading: Reading, planned: PlannedShard) -> tuple[tuple[str, str], ...]:
+    """Ids and texts of a shard's tickets, read where they lie."""
     settings = reading.options or SourceSettings()
     mapper = archive_mapper(reading.mapping)
     rows: list[tuple[str, str]] = []
@@ -154,6 +152,14 @@ def read_planned(archive: AnyPath, reading: Reading, planned: PlannedShard, job:
             ticket = None if place in out else as_ticket(mapper, piece)
             if isinstance(ticket, Ticket):
                 rows.append((ticket.id, ticket.text))
+    return tuple(rows)
+
+
+def as_planned(archive: AnyPath, rows: tuple[tuple[str, str], ...], planned: PlannedShard, job: str) -> Shard:
+    """The shard of one job made of the rows that were read for it.
+
+    Raises TriageError naming the files where the rows are not those that the plan was made of.
+    """
     digest = ShardDigest(job)
     for row in rows:
         digest.add(row)
@@ -163,18 +169,18 @@ def read_planned(archive: AnyPath, reading: Reading, planned: PlannedShard, job:
             f"{archive}: the content of {files} is not what it was when the job was planned. Put the files back as they "
             "were, or score what is there now into another folder."
         )
-    return Shard(planned.index, tuple(rows), planned.fingerprint)
+    return Shard(planned.index, rows, planned.fingerprint)
 
 
 class _Cutter:
     """Cuts a stream of pieces into shards, and notes for each from where it can be read."""
 
-    def __init__(self, shard_rows: int, job: str) -> None:
+    def __init__(self, shard_rows: int, jobs: Sequence[str]) -> None:
         self._shard_rows = shard_rows
-        self._job = job
-        self._done: list[PlannedShard] = []
+        self._jobs = jobs
+        self._done: list[list[PlannedShard]] = [[] for _ in jobs]
         self._shard = PlannedShard(0)
-        self._digest = ShardDigest(job)
+        self._digests = [ShardDigest(job) for job in jobs]
         self._first = self._last = ""
         self._file = ""
         self._segment: Segment | None = None
@@ -208,22 +214,24 @@ class _Cutter:
             self._segment.leave_out()
             return
         self._first, self._last = self._first or ticket.id, ticket.id
-        self._digest.add((ticket.id, ticket.text))
+        for digest in self._digests:
+            digest.add((ticket.id, ticket.text))
         self._shard.rows += 1
         if self._shard.rows == self._shard_rows:
             self._close()
 
-    def finish(self) -> list[PlannedShard]:
-        """All shards, the last one maybe smaller."""
+    def finish(self) -> list[list[PlannedShard]]:
+        """All shards of each job, the last one maybe smaller."""
         if self._shard.rows:
             self._close()
         return self._done
 
     def _close(self) -> None:
-        self._shard.fingerprint = self._digest.value()
         self._shard.span = f"{self._first!r} to {self._last!r}"
-        self._done.append(self._shard)
-        self._shard, self._digest = PlannedShard(len(self._done)), ShardDigest(self._job)
+        for done, digest in zip(self._done, self._digests, strict=True):
+            done.append(replace(self._shard, fingerprint=digest.value()))
+        self._shard = PlannedShard(self._shard.index + 1)
+        self._digests = [ShardDigest(job) for job in self._jobs]
         self._segment, self._first = None, ""
 
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from triagekit.errors import TriageError
+from triagekit.scoring.joint import JointScoreWorker, JointShard, JointSummary
 from triagekit.scoring.layout import start_ray
-from triagekit.scoring.parts import PartSummary
-from triagekit.scoring.plan import PlannedShard
 from triagekit.scoring.stopping import ScoringInterrupted, StopRequest
-from triagekit.scoring.worker import ScoreWorker, WorkerOrder
+from triagekit.scoring.worker import WorkerOrder
 
 UNDER_WAY_PER_WORKER = 2
 """One that is scored and one that waits, so that a worker never waits for the driver; memory stays flat."""
 SHARD_ATTEMPTS = 3
 LOOK_SECONDS = 1.0
 """Between two looks at whether somebody asked to stop."""
+ROOM_SECONDS = 600.0
+"""Without a single worker, because the cluster has no room for one: then the job gives up."""
 
 
 @dataclass
@@ -27,7 +28,9 @@ class _Member:
     """A worker and the shards given to it, oldest first: the first is the one it is at."""
 
     actor: Any
-    tasks: deque[tuple[Any, PlannedShard]] = field(default_factory=deque)
+    starting: Any = None
+    """A call that returns once the worker lives; None when it has. Where a node is lost there may be no room for it."""
+    tasks: deque[tuple[Any, JointShard]] = field(default_factory=deque)
     rows: int = 0
     errors: int = 0
     restarts: int = 0
@@ -38,19 +41,27 @@ class WorkerPool:
     """Scores shards on Ray actors. A context manager: the workers end with it, and Ray too if it was started by it."""
 
     def __init__(
-        self, order: WorkerOrder, workers: int, restarts: int, address: str | None, gpus: int, cpus: int = 1
+        self,
+        orders: Sequence[WorkerOrder],
+        workers: int,
+        restarts: int,
+        address: str | None,
+        gpus: int,
+        cpus: int = 1,
     ) -> None:
-        """`gpus` and `cpus` are what Ray reserves for each worker."""
+        """`orders`: one a run; every worker serves them all. `gpus` and `cpus` are what Ray reserves for each worker."""
         self.lost_workers = 0
         self._cpus = cpus
-        self._order = order
+        self._orders = orders
         self._workers = workers
         self._restarts = restarts
         self._address = address
         self._gpus = gpus
         self._members: list[_Member] = []
-        self._attempts: dict[int, int] = {}
+        self._deaths: dict[int, int] = {}
+        self._rows_at_once: dict[int, int] = {}
         self._started_ray = False
+        self._without_workers_since: float | None = None
 
     def __enter__(self) -> WorkerPool:
         self._started_ray = start_ray(self._address, self._workers, self._gpus)
@@ -66,7 +77,7 @@ class WorkerPool:
             ray.shutdown()
 
     def open(self) -> None:
-        """Load the adapter in every worker. Raises TriageError with the worker's own words where it is refused."""
+        """Load the adapters in every worker. Raises TriageError with the worker's own words where it is refused."""
         import ray
 
         for member in self._members:
@@ -80,7 +91,7 @@ class WorkerPool:
                 ) from error
             if refusal:
                 raise TriageError(refusal)
-            member.since = time.monotonic()
+            member.starting, member.since = None, time.monotonic()
 
     def table(self) -> list[dict[str, Any]]:
         """A row a worker: shard it is at, rows and errors so far, rows a second, how often it was replaced."""
@@ -98,28 +109,31 @@ class WorkerPool:
         ]
 
     def score(
-        self, shards: Iterable[PlannedShard], stop: StopRequest | None = None, tick: Callable[[], None] | None = None
-    ) -> Iterator[PartSummary]:
+        self, shards: Iterable[JointShard], stop: StopRequest | None = None, tick: Callable[[], None] | None = None
+    ) -> Iterator[JointSummary]:
         """Summaries of the parts, as they are finished. Takes a new shard only when a worker has room for it.
 
-        `tick` is called at least once a second.
-        Raises ScoringInterrupted after `stop` was asked for: shards under way get its patience, no other is begun.
+        `tick` is called at least once a second. Raises ScoringInterrupted after `stop` was asked for: shards under way get
+        its patience, no other is begun; TriageError where a shard ends one worker after the other, and where no worker
+        is left and none can be had.
         """
         asked = stop or StopRequest()
         waiting = iter(shards)
-        again: deque[PlannedShard] = deque()
+        again: deque[JointShard] = deque()
         exhausted = False
         while True:
             while not exhausted or again:
-                member = min(self._members, key=lambda item: len(item.tasks))
-                if len(member.tasks) >= UNDER_WAY_PER_WORKER:
+                member = self._least_busy()
+                if member is None:
                     break
                 shard = again.popleft() if again else next(waiting, None)
                 if shard is None:
                     exhausted = True
                     break
-                member.tasks.append((member.actor.score_planned.remote(shard), shard))
-            if not any(member.tasks for member in self._members):
+                member.tasks.append(
+                    (member.actor.score_planned.remote(shard, self._rows_at_once.get(shard.index)), shard)
+                )
+            if exhausted and not again and not any(member.tasks for member in self._members):
                 return
             summary = self._next_result(again)
             if tick is not None:
@@ -130,7 +144,13 @@ class WorkerPool:
                 yield from self._finish_under_way(asked.patience)
                 raise ScoringInterrupted(asked.signal_number)
 
-    def _finish_under_way(self, patience: float) -> Iterator[PartSummary]:
+    def _least_busy(self) -> _Member | None:
+        """A worker that lives and has room for a shard more."""
+        living = [member for member in self._members if member.starting is None]
+        member = min(living, key=lambda item: len(item.tasks), default=None)
+        return member if member is not None and len(member.tasks) < UNDER_WAY_PER_WORKER else None
+
+    def _finish_under_way(self, patience: float) -> Iterator[JointSummary]:
         """What the workers are at right now, as far as it is finished in time; what waits behind it is left."""
         import ray
 
@@ -146,19 +166,22 @@ class WorkerPool:
                     # The same signal may have ended the worker; its shard is missing then, and done by the next call.
                     continue
 
-    def _next_result(self, again: deque[PlannedShard]) -> PartSummary | None:
-        """Wait a little for one worker; its result, or None where none came or it died (its shards are in `again`)."""
+    def _next_result(self, again: deque[JointShard]) -> JointSummary | None:
+        """Wait a little for one worker; its result, or None where none came, it has begun to live, or it died (its shards
+        are in `again`)."""
         import ray
 
         member_of = {task: member for member in self._members for task, _ in member.tasks}
+        member_of |= {member.starting: member for member in self._members if member.starting is not None}
         done, _ = ray.wait(list(member_of), num_returns=1, timeout=LOOK_SECONDS)
         if not done:
+            self._check_room()
             return None
         member = member_of[done[0]]
-        shard = next(shard for task, shard in member.tasks if task == done[0])
         try:
-            summary: PartSummary = ray.get(done[0])
+            found = ray.get(done[0])
         except ray.exceptions.RayTaskError as error:
+            shard = next(shard for task, shard in member.tasks if task == done[0])
             raise TriageError(f"Shard {shard.index} could not be scored: {error.cause}") from error
         except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
             # Without a node nothing would ever take a new worker in, and Ray would wait for one without a word.
@@ -167,37 +190,48 @@ class WorkerPool:
             else:
                 self._start_again(again)
             return None
+        if done[0] == member.starting:
+            member.starting = None
+            return None
+        summary: JointSummary = found
         member.tasks = deque(item for item in member.tasks if item[0] != done[0])
         member.rows += summary.rows
-        member.errors += summary.verdicts.get("error", 0)
+        member.errors += summary.errors
         return summary
 
-    def _replace(self, member: _Member, again: deque[PlannedShard], error: Exception) -> None:
-        self.lost_workers += 1
-        at_work = member.tasks[0][1]
-        self._attempts[at_work.index] = self._attempts.get(at_work.index, 0) + 1
-        if self._attempts[at_work.index] >= SHARD_ATTEMPTS:
+    def _check_room(self) -> None:
+        """Raises TriageError where nothing lives, and nothing has come to life for long."""
+        if any(member.starting is None for member in self._members):
+            self._without_workers_since = None
+            return
+        now = time.monotonic()
+        self._without_workers_since = self._without_workers_since or now
+        if now - self._without_workers_since > ROOM_SECONDS:
             raise TriageError(
-                f"Shard {at_work.index} (tickets {at_work.span}) ended "
-                f"{SHARD_ATTEMPTS} workers. If memory ran out, lower batch_size or workers and run the same command "
-                "again; finished parts are kept."
+                f"The Ray cluster has had no room for a worker for {ROOM_SECONDS / 60:.0f} minutes. Run the same command "
+                "again when it has; finished parts are kept."
             )
-        self._check_restarts()
-        deaths = self._attempts[at_work.index]
-        # One death may be anybody's; a second at the same shard, or what Ray says of it, points at the memory.
-        lean = deaths > 1 or "memory" in str(error).casefold()
-        fresh = self._new_member(max(1, self._order.batch_size >> deaths) if lean else None)
-        fresh.rows, fresh.errors, fresh.restarts, fresh.since = (
-            member.rows,
-            member.errors,
-            member.restarts + 1,
-            member.since,
-        )
-        fresh.tasks.append((fresh.actor.score_planned.remote(at_work), at_work))
-        again.extend(shard for _, shard in list(member.tasks)[1:])
-        self._members[self._members.index(member)] = fresh
 
-    def _start_again(self, again: deque[PlannedShard]) -> None:
+    def _replace(self, member: _Member, again: deque[JointShard], error: Exception) -> None:
+        """A new worker for one that died. What it was at goes to whoever lives: a new one may find no room."""
+        self.lost_workers += 1
+        if member.tasks:
+            at_work = member.tasks[0][1]
+            deaths = self._deaths[at_work.index] = self._deaths.get(at_work.index, 0) + 1
+            if deaths >= SHARD_ATTEMPTS:
+                raise TriageError(
+                    f"Shard {at_work.index} (tickets {at_work.span}) ended "
+                    f"{SHARD_ATTEMPTS} workers. If memory ran out, lower batch_size or workers and run the same command "
+                    "again; finished parts are kept."
+                )
+            # One death may be anybody's; a second at the same shard, or what Ray says of it, points at the memory.
+            if deaths > 1 or "memory" in str(error).casefold():
+                self._rows_at_once[at_work.index] = max(1, self._orders[0].batch_size >> deaths)
+        self._check_restarts()
+        again.extend(shard for _, shard in member.tasks)
+        self._members[self._members.index(member)] = self._successor(member)
+
+    def _start_again(self, again: deque[JointShard]) -> None:
         """Ray anew, with new workers: the node that this pool had started is dead, most often its raylet was killed."""
         import ray
 
@@ -212,10 +246,7 @@ class WorkerPool:
             again.extend(shard for _, shard in member.tasks)
         ray.shutdown()
         self._started_ray = start_ray(self._address, self._workers, self._gpus)
-        self._members = [
-            replace(self._new_member(), rows=old.rows, errors=old.errors, restarts=old.restarts + 1, since=old.since)
-            for old in self._members
-        ]
+        self._members = [self._successor(member) for member in self._members]
 
     def _check_restarts(self) -> None:
         if self.lost_workers > self._restarts:
@@ -224,15 +255,19 @@ class WorkerPool:
                 "use fewer workers or a smaller batch_size, and run the same command again; finished parts are kept."
             )
 
-    def _new_member(self, rows_at_once: int | None = None) -> _Member:
+    def _successor(self, old: _Member) -> _Member:
+        return replace(self._new_member(), rows=old.rows, errors=old.errors, restarts=old.restarts + 1, since=old.since)
+
+    def _new_member(self) -> _Member:
         import ray
 
         # Ray's own restarts and retries are endless by default; the pool does both itself, and counts them.
-        actor = ray.remote(
+        actor: Any = ray.remote(
             num_cpus=self._cpus,
             num_gpus=self._gpus,
             max_restarts=0,
             max_task_retries=0,
             scheduling_strategy="SPREAD",
-        )(ScoreWorker)
-        return _Member(actor.remote(replace(self._order, rows_at_once=rows_at_once)))
+        )(JointScoreWorker)
+        worker = actor.remote(self._orders)
+        return _Member(worker, worker.process_id.remote())

@@ -95,8 +95,10 @@ class Predictor:
         constrained: bool = True,
         schema: Schema | None = None,
         fields: Sequence[str] | None = None,
+        merged: bool = True,
     ) -> Predictor:
-        """Load `runs/<name>` or an adapter folder, the adapter folded into its base (one adapter: less work a token).
+        """Load `runs/<name>` or an adapter folder, the adapter folded into its base (less work a token) unless `merged` is
+        False (several adapters can share a base).
 
         `precision` auto, fp32, fp16, bf16, int8 (linear layers in 8-bit integers, on a CPU), or nf4 (the base in 4 bits,
         the adapter beside it: QLoRA's own arrangement). Raises TriageError for a folder without an adapter, and where base,
@@ -118,7 +120,7 @@ class Predictor:
                 folder, base, "auto", device, schema=schema, quantization=QuantizationSettings.model_validate({})
             )
         else:
-            adapter = load_adapter(folder, base, precision, device, merge=True, schema=schema)
+            adapter = load_adapter(folder, base, precision, device, merge=merged, schema=schema)
         return cls(adapter, batch_size, auto_threshold, constrained, fields)
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from pydantic import Field, model_validator
 
+from triagekit.errors import TriageError
 from triagekit.modeling.settings import ScoringPrecision
 from triagekit.scoring.part_formats import OutputFormat
 from triagekit.settings import Settings
@@ -28,6 +32,11 @@ class ScoreSettings(Settings):
         default=None, description="refuse an adapter that was not trained for this schema (name or file)"
     )
     precision: ScoringPrecision = Field(default="auto", description="of the weights (fixed)")
+    merged: bool | None = Field(
+        default=None,
+        description="adapters folded into their base, which is quicker, or beside it, so that several on one base share it; "
+        "null: folded in where there is one run (fixed)",
+    )
     device: str | None = Field(default=None, description="cpu or cuda; null: cuda where there is one")
     constrained: bool = Field(
         default=True, description="only valid records can be written; false: parse free text (fixed)"
@@ -77,4 +86,43 @@ class ScoreSettings(Settings):
             raise ValueError("unconstrained text knows no fields: leave constrained true, or fields null")
         if self.fields is not None and self.auto_at is not None:
             raise ValueError("auto_at was fitted on whole records: leave fields null, or give auto_threshold instead")
+        if self.merged is False and self.precision == "int8":
+            raise ValueError(
+                "int8 rounds the weights with the adapter in them: leave merged null, or take another precision"
+            )
         return self
+
+
+def for_runs(settings: ScoreSettings, runs: Sequence[str]) -> list[ScoreSettings]:
+    """One job a run over the same archive. A single one writes `out` itself, several write `out`/<name of the run>.
+
+    Raises TriageError for runs of the same name, and for what goes with a single run only.
+    """
+    from triagekit.scoring.predictor import adapter_folder
+
+    if len(runs) == 1:
+        return [settings.model_copy(update={"run": runs[0]})]
+    if settings.append_since is not None:
+        raise TriageError("append_since knows one earlier job: score each run by itself, or leave it out.")
+    named: dict[str, str] = {}
+    for run in runs:
+        folder = adapter_folder(run).resolve()
+        name = folder.parent.name if folder.name == "adapter" else folder.name
+        if name in named:
+            raise TriageError(
+                f"{named[name]} and {run} are both called '{name}', and each writes a folder of its name. Copy one of "
+                "them to another name."
+            )
+        named[name] = run
+    merged = settings.merged if settings.merged is not None else settings.precision == "int8"
+    return [
+        settings.model_copy(
+            update={
+                "run": run,
+                "out": str(Path(settings.out) / name),
+                "merged": merged,
+                "publish": None if settings.publish is None else f"{settings.publish.rstrip('/')}/{name}",
+            }
+        )
+        for name, run in named.items()
+    ]

@@ -137,6 +137,12 @@ def told(board: StatusBoard) -> Iterator[StatusBoard]:
     board.tell("finished", at_once=True)
 
 
+def job_folders(folder: Path) -> list[Path]:
+    """`folder` itself, or the jobs in it where several runs were scored together."""
+    inside = sorted(path.parent for path in folder.glob(f"*/{JOB_FILE}"))
+    return inside if inside and not (folder / JOB_FILE).exists() else [folder]
+
+
 def read_status(folder: Path, alive: Callable[[int], bool] | None = None) -> dict[str, Any]:
     """status.json with what can be seen from outside: a `running` job whose driver is gone is `cut off`.
 

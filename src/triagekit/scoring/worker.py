@@ -1,22 +1,20 @@
-"""The work of one worker process: an adapter loaded once, shards scored and written one after the other."""
+"""One adapter's work in a worker process: loaded once, shards scored and written one after the other."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from triagekit.errors import TriageError
-from triagekit.files.remote import any_path
 from triagekit.scoring.intake import Shard
 from triagekit.scoring.part_formats import OutputFormat
 from triagekit.scoring.parts import PartSummary, write_part
-from triagekit.scoring.plan import PlannedShard, read_planned
 from triagekit.scoring.trouble import disk_full, is_disk_full, is_out_of_memory, release_memory
 
 if TYPE_CHECKING:
+    from triagekit.modeling.adapter_folder import LoadedAdapter
     from triagekit.scoring.job_card import Reading
     from triagekit.scoring.policy import ThresholdPolicy
     from triagekit.scoring.predictor import Prediction, Predictor
@@ -44,17 +42,23 @@ class WorkerOrder:
     archive: str = ""
     reading: Reading | None = None
     job: str = ""
-    rows_at_once: int | None = None
-    """Given to the model together, where memory has run out before; None: as many as it takes."""
+    merged: bool = True
+    """Whether the adapter is folded into its base; else it stands beside it, and the base can be shared."""
 
 
 class ScoreWorker:
-    """Scores shards. Made into a Ray actor by the pool; as a plain object it does the same in the calling process."""
+    """Scores shards with one adapter."""
 
     def __init__(self, order: WorkerOrder) -> None:
         self._order = order
         self._predictor: Predictor | None = None
-        self._rows_at_once = order.rows_at_once
+        self._rows_at_once: int | None = None
+
+    @property
+    def adapter(self) -> LoadedAdapter:
+        """The adapter, which is open."""
+        assert self._predictor is not None
+        return self._predictor.adapter
 
     def open(self) -> str | None:
         """Load the adapter. The text of the refusal where it cannot be used (errors do not travel well as objects)."""
@@ -74,23 +78,14 @@ class ScoreWorker:
                 auto_threshold=order.auto_threshold,
                 constrained=order.constrained,
                 fields=order.fields,
+                merged=order.merged,
             )
         except TriageError as error:
             return str(error)
         return None
 
-    def process_id(self) -> int:
-        """Of the process that this worker lives in."""
-        return os.getpid()
-
-    def score_planned(self, planned: PlannedShard) -> PartSummary:
-        """Read a shard's tickets where they lie, score them and write their part. Raises TriageError as `score` does,
-        and where the archive is not what it was."""
-        assert self._order.reading is not None
-        return self.score(read_planned(any_path(self._order.archive), self._order.reading, planned, self._order.job))
-
-    def score(self, shard: Shard) -> PartSummary:
-        """Score one shard and write its part.
+    def score(self, shard: Shard, rows_at_once: int | None = None) -> PartSummary:
+        """Score one shard and write its part. `rows_at_once`: given to the model together at most.
 
         Raises TriageError where no ticket at all could be scored, and where there is no room for the part.
         """
@@ -98,7 +93,7 @@ class ScoreWorker:
             raise TriageError(refusal)
         assert self._predictor is not None
         before = self._predictor.counts()
-        predictions = self._predict([text for _, text in shard.rows])
+        predictions = self._predict([text for _, text in shard.rows], rows_at_once)
         work = {name: value - before[name] for name, value in self._predictor.counts().items()}
         failed = [item for item in predictions if item.verdict == "error" and item.record is None and not item.text]
         if len(failed) == len(predictions) >= SYSTEMATIC:
@@ -120,12 +115,12 @@ class ScoreWorker:
             raise
         return replace(summary, work=work)
 
-    def _predict(self, texts: Sequence[str]) -> list[Prediction]:
+    def _predict(self, texts: Sequence[str], rows_at_once: int | None) -> list[Prediction]:
         """A prediction for every ticket. Where memory runs out, half as many go together from then on."""
         assert self._predictor is not None
         found: list[Prediction] = []
         while len(found) < len(texts):
-            together = self._rows_at_once or len(texts)
+            together = min(rows_at_once or len(texts), self._rows_at_once or len(texts))
             try:
                 found += predict_each(self._predictor, texts[len(found) : len(found) + together])
             except Exception as error:

@@ -18,6 +18,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Example: triage score tickets.parquet --run runs/lora-seed1 --out scores/2024\n"
         "         triage score export/ --run runs/lora-seed1 --out scores/erp --mapping my_mapping.yaml "
         "--auto-threshold 0.9\n"
+        "         triage score tickets.parquet --run runs/tickets --run runs/change_risk --out scores/2024\n"
+        "                                             (both in one pass, into scores/2024/tickets and …/change_risk)\n"
         "         triage score status scores/2024     (from another terminal: how far it is)\n\n"
         "Stopped or killed? The same command scores only the shards that are missing.\n"
         "Exit codes: 0 finished, 2 something to mend, 140 / 143 stopped by SIGUSR2 / SIGTERM between two shards."
@@ -27,7 +29,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="file, folder or URL (s3://, gs://, hdfs://): CSV, TSV, JSONL, JSON, Parquet, text; also .gz and .zst",
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the config")
-    parser.add_argument("--run", dest="run_folder", metavar="RUN", help="runs/<name> or an adapter folder (needed)")
+    parser.add_argument(
+        "--run",
+        dest="run_folders",
+        action="append",
+        metavar="RUN",
+        help="runs/<name> or an adapter folder (needed); several, each with its --run, go over the archive in one pass",
+    )
     parser.add_argument("--out", metavar="DIR", help="folder for the parts and the manifest (needed)")
     parser.add_argument("--config", default="default", help="YAML file or shipped name (default: default)")
     parser.add_argument("--mapping", help="the YAML that `triage data prepare` reads, or a mapping alone")
@@ -87,35 +95,38 @@ _FROM_OPTIONS = (
 
 def run(options: argparse.Namespace) -> int:
     """Score, then print what came out; or tell how far a job is."""
-    if options.archive == "status" and options.run_folder is None and options.out is None:
+    if options.archive == "status" and options.run_folders is None and options.out is None:
         return _status(options.overrides, options.json)
-    absent = [name for name, value in (("--run", options.run_folder), ("--out", options.out)) if value is None]
+    absent = [name for name, value in (("--run", options.run_folders), ("--out", options.out)) if value is None]
     if absent:
         raise TriageError(f"triage score needs {' and '.join(absent)}; see triage score --help")
     from triagekit.cli.output import RichProgress, print_json
     from triagekit.cli.score_tables import print_manifest
     from triagekit.files.resources import find_config
     from triagekit.files.yaml_file import YamlDocument, load_yaml
-    from triagekit.scoring.job import score_archive
-    from triagekit.scoring.settings import ScoreSettings
+    from triagekit.scoring.job import score_archives
+    from triagekit.scoring.settings import ScoreSettings, for_runs
     from triagekit.scoring.stopping import ScoringInterrupted
     from triagekit.settings import parse_settings
 
     document = load_yaml(find_config("score", options.config))
     given = {name: getattr(options, name) for name in _FROM_OPTIONS if getattr(options, name) is not None}
-    data = {**(document.data or {}), "archive": options.archive, "run": options.run_folder, "out": options.out, **given}
+    runs = options.run_folders
+    data = {**(document.data or {}), "archive": options.archive, "run": runs[0], "out": options.out, **given}
     settings = parse_settings(ScoreSettings, YamlDocument(document.path, data, document.lines), options.overrides)
+    many = for_runs(settings, runs)
     try:
         # What Ray has to say of its processes it prints where the result is to stand alone.
         with RichProgress() as progress, redirect_stdout(sys.stderr):
-            manifest = score_archive(settings, progress).to_dict()
+            manifests = [manifest.to_dict() for manifest in score_archives(many, progress)]
     except ScoringInterrupted as stop:
         print(f"triage: {stop}", file=sys.stderr)
         return SIGNAL_EXIT + stop.signal_number
     if options.json:
-        print_json(manifest)
+        print_json(manifests[0] if len(manifests) == 1 else {"jobs": manifests})
     else:
-        print_manifest(options.out, manifest, settings.publish)
+        for own, manifest in zip(many, manifests, strict=True):
+            print_manifest(own.out, manifest, own.publish)
     return 0
 
 
@@ -125,13 +136,14 @@ def _status(words: list[str], as_json: bool) -> int:
 
     from triagekit.cli.output import print_json
     from triagekit.cli.score_tables import print_status
-    from triagekit.scoring.status import read_status
+    from triagekit.scoring.status import job_folders, read_status
 
     if len(words) != 1:
         raise TriageError("Give the job's output folder: triage score status DIR")
-    status = read_status(Path(words[0]).expanduser())
+    found = [read_status(folder) for folder in job_folders(Path(words[0]).expanduser())]
     if as_json:
-        print_json(status)
+        print_json(found[0] if len(found) == 1 else {"jobs": found})
     else:
-        print_status(status)
+        for status in found:
+            print_status(status)
     return 0

@@ -1,0 +1,96 @@
+"""Several runs over one archive in one pass: a shard is read once, and scored with one adapter after the other."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from triagekit.errors import TriageError
+from triagekit.files.remote import any_path
+from triagekit.scoring.plan import PlannedShard, as_planned, read_rows
+from triagekit.scoring.worker import ScoreWorker, WorkerOrder
+
+if TYPE_CHECKING:
+    from triagekit.scoring.parts import PartSummary
+
+
+@dataclass(frozen=True)
+class JointShard:
+    """The same tickets for every run: its own view of the shard, by the run's number. A run whose part stands is absent."""
+
+    index: int
+    span: str
+    of_run: dict[int, PlannedShard]
+
+
+@dataclass(frozen=True)
+class JointSummary:
+    """The parts that came out of a joint shard, by the run's number."""
+
+    of_run: dict[int, PartSummary]
+
+    @property
+    def rows(self) -> int:
+        """Of all parts."""
+        return sum(summary.rows for summary in self.of_run.values())
+
+    @property
+    def errors(self) -> int:
+        """Rows with verdict `error`."""
+        verdicts: Counter[str] = Counter()
+        for summary in self.of_run.values():
+            verdicts.update(summary.verdicts)
+        return verdicts["error"]
+
+
+class JointScoreWorker:
+    """The work of one worker process: every run's adapter loaded once, shards scored and written one after the other.
+
+    Made into a Ray actor by the pool; as a plain object it does the same in the calling process. With several runs on one
+    base, the weights that no adapter has changed are in memory once.
+    """
+
+    def __init__(self, orders: Sequence[WorkerOrder]) -> None:
+        self._orders = orders
+        self._workers = [ScoreWorker(order) for order in orders]
+        self._opened = False
+
+    def open(self) -> str | None:
+        """Load the adapters. The text of the refusal where one cannot be used (errors do not travel well as objects)."""
+        from triagekit.modeling.shared_base import share_frozen
+
+        opened = []
+        for worker in self._workers:
+            if refusal := worker.open():
+                return refusal
+            opened.append(worker.adapter)
+            # At once: otherwise there would be as many bases in memory as runs, if only until the last is loaded.
+            share_frozen(opened)
+        self._opened = True
+        return None
+
+    def process_id(self) -> int:
+        """Of the process that this worker lives in."""
+        return os.getpid()
+
+    def score_planned(self, joint: JointShard, rows_at_once: int | None = None) -> JointSummary:
+        """Read a shard's tickets where they lie, score them with the runs that miss them, and write the parts.
+
+        `rows_at_once`: given to the model together at most, where memory is known to have run out.
+        Raises TriageError as ScoreWorker.score does, and where the archive is not what it was.
+        """
+        if not self._opened and (refusal := self.open()):
+            raise TriageError(refusal)
+        summaries = {}
+        rows: tuple[tuple[str, str], ...] | None = None
+        for number, planned in joint.of_run.items():
+            order = self._orders[number]
+            assert order.reading is not None
+            archive = any_path(order.archive)
+            rows = read_rows(archive, order.reading, planned) if rows is None else rows
+            shard = as_planned(archive, rows, planned, order.job)
+            summaries[number] = self._workers[number].score(shard, rows_at_once)
+        return JointSummary(summaries)
