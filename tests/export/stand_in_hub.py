@@ -12,9 +12,14 @@ TOKEN = "hf_" + "standInToken" * 2
 
 
 class StandInHub:
-    """`files` by repository; `refuse` answers the next calls of an address with a status and a message."""
+    """`files` by repository; `refuse` answers the next calls of an address with a status and a message.
+
+    Files of `large` endings go by Git LFS: into `objects`, named by their SHA-256, before the commit speaks of them.
+    """
 
     def __init__(self) -> None:
+        self.large: tuple[str, ...] = ()
+        self.objects: dict[str, bytes] = {}
         self.private: dict[str, bool] = {}
         self.files: dict[str, dict[str, bytes]] = {}
         self.refuse: dict[str, tuple[int, str]] = {}
@@ -25,6 +30,9 @@ class StandInHub:
         for part, (status, message) in self.refuse.items():
             if part in path:
                 return status, {"error": message}
+        if path.startswith("/objects/"):  # as a signed address: whoever knows it may write there
+            self.objects[path.removeprefix("/objects/")] = body
+            return 200, {}
         if token != f"Bearer {TOKEN}":
             return 401, {"error": "Invalid username or password."}
         if path == "/api/repos/create":
@@ -36,6 +44,12 @@ class StandInHub:
             return 200, {"url": f"{self.address}/{repo}", "name": repo, "id": repo}
         if path == "/api/validate-yaml":
             return 200, {"errors": [], "warnings": []}
+        if path.endswith(".git/info/lfs/objects/batch"):
+            return 200, {"transfer": "basic", "objects": [self._room_for(item) for item in json.loads(body)["objects"]]}
+        if path == "/verify":
+            asked = json.loads(body)
+            whole = len(self.objects.get(asked["oid"], b"")) == asked["size"]
+            return (200, {}) if whole else (404, {"error": "Object not found"})
         repo, _, action = path.removeprefix("/api/models/").partition("/")
         name, _, action = action.partition("/")
         repo = f"{repo}/{name}"
@@ -45,14 +59,27 @@ class StandInHub:
             return 200, {"id": repo, "_id": "1", "private": self.private[repo], "sha": "0" * 40, "siblings": []}
         if action.startswith("preupload/"):
             files = [item["path"] for item in json.loads(body)["files"]]
-            return 200, {"files": [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in files]}
+            modes = {name: "lfs" if name.endswith(self.large) else "regular" for name in files}
+            return 200, {
+                "files": [{"path": name, "uploadMode": mode, "shouldIgnore": False} for name, mode in modes.items()]
+            }
         if action.startswith("commit/"):
             for line in body.splitlines():
                 item = json.loads(line)
                 if item["key"] == "file":
                     self.files[repo][item["value"]["path"]] = base64.b64decode(item["value"]["content"])
+                elif item["key"] == "lfsFile":
+                    self.files[repo][item["value"]["path"]] = self.objects[item["value"]["oid"]]
             return 200, {"commitUrl": f"{self.address}/{repo}/commit/{'a' * 40}", "commitOid": "a" * 40}
         return 404, {"error": f"no {path}"}
+
+    def _room_for(self, item: dict[str, object]) -> dict[str, object]:
+        """Where an object is to be put; nowhere, if it is there."""
+        oid = str(item["oid"])
+        if oid in self.objects:
+            return dict(item)
+        actions = {"upload": {"href": f"{self.address}/objects/{oid}"}, "verify": {"href": f"{self.address}/verify"}}
+        return {**item, "actions": actions}
 
 
 @contextmanager
@@ -75,7 +102,7 @@ def running_hub():
             self.end_headers()
             self.wfile.write(data)
 
-        do_POST = do_GET
+        do_POST = do_PUT = do_GET
 
         def log_message(self, *_):
             return

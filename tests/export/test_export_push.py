@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import socket
 
@@ -78,6 +79,28 @@ def test_a_merged_model_of_this_run_and_of_no_other(hub, merged, hybrid_run, lor
         push(lora_run, target, merged)
     with pytest.raises(TriageError, match="is no merged model"):
         push(lora_run, target, tmp_path)
+
+
+def test_large_files_go_by_git_lfs(hub, merged, hybrid_run):
+    hub.large = (".safetensors",)
+    weights = (merged / "model.safetensors").read_bytes()
+    push(hybrid_run, PushTarget(REPO, hub.address), merged, upload=True)
+    assert hub.objects == {hashlib.sha256(weights).hexdigest(): weights}
+    assert hub.files[REPO]["model.safetensors"] == weights
+    assert sum(call == "POST /verify" for call in hub.calls) == 1
+    # Cut off before the commit, the same command finds the large file there and sends only what is missing.
+    hub.files[REPO].clear()
+    hub.calls.clear()
+    push(hybrid_run, PushTarget(REPO, hub.address), merged, upload=True)
+    assert hub.files[REPO]["model.safetensors"] == weights
+    assert not any(call.startswith("PUT") for call in hub.calls)
+
+
+def test_a_large_file_that_does_not_arrive_leaves_no_commit(hub, merged, hybrid_run):
+    hub.large, hub.refuse = (".safetensors",), {"objects/batch": (403, "your storage is full")}
+    with pytest.raises(TriageError, match="your storage is full"):
+        push(hybrid_run, PushTarget(REPO, hub.address), merged, upload=True)
+    assert hub.files[REPO] == {}
 
 
 def test_a_public_repository_is_not_filled_unasked(hub, merged, hybrid_run):

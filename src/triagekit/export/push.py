@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,9 +129,10 @@ def _upload(folder: Path, target: PushTarget, name: str) -> dict[str, str]:
     try:
         visibility = _make_repository(api, target)
         step = "uploading"
-        commit = api.upload_folder(
-            repo_id=target.repo, folder_path=folder, commit_message=f"triagekit run {name}", token=_token()
-        )
+        with _transfers_of(target):
+            commit = api.upload_folder(
+                repo_id=target.repo, folder_path=folder, commit_message=f"triagekit run {name}", token=_token()
+            )
     except HfHubHTTPError as error:
         raise TriageError(_refusal(error, target, step)) from None
     except (HTTPError, OSError) as error:
@@ -143,6 +145,20 @@ def _upload(folder: Path, target: PushTarget, name: str) -> dict[str, str]:
             f"{target.hub} does not answer as a hub does while {step}: {_short(error)} Is the address right?"
         ) from None
     return {"commit": str(commit.commit_url), "visibility": visibility}
+
+
+@contextmanager
+def _transfers_of(target: PushTarget) -> Iterator[None]:
+    """Large files go by Git LFS to any hub but the public one: its own protocol, which the library would try alone, is
+    spoken by few others."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_DISABLE_XET
+    constants.HF_HUB_DISABLE_XET = before or target.hub != HUB
+    try:
+        yield
+    finally:
+        constants.HF_HUB_DISABLE_XET = before
 
 
 def _make_repository(api: HfApi, target: PushTarget) -> str:
