@@ -76,9 +76,9 @@ def decoder(count: int, rows: int) -> list[dict[str, Any]]:
     model = load_base("embedded", precision="fp32", device="cpu")
     texts = [row["text"] for row in generate_tickets(count, seed=3)]
     torch.set_num_threads(1)
-    batch_invariance.ROWS = 4
+    batch_invariance.STEPS = ((None, 4),)
     whole = BatchedDecoder(model, segments, batch_size=count).decode(texts)
-    batch_invariance.ROWS = rows
+    batch_invariance.STEPS = ((None, rows),)
     found = []
     for batch_size, threads in BATCHES:
         torch.set_num_threads(threads)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from scoring_helpers import SCHEMAS, many_tickets, segments_for
 
-from triagekit.decoding.batch_invariance import column_padded, in_fours, log_share, with_company
+from triagekit.decoding.batch_invariance import column_padded, in_company, log_share, with_company
 from triagekit.decoding.decoder import BatchedDecoder
 from triagekit.decoding.record import DecodedRecord
 from triagekit.modeling.base import load_base, load_tokenizer
@@ -75,9 +75,16 @@ def test_neither_batch_nor_order_nor_threads_change_a_bit(precision: str, name: 
 
 @pytest.mark.parametrize(("rows", "expected"), [(1, [0, 0, 0, 0]), (4, [0, 1, 2, 3]), (5, [0, 1, 2, 3, 4, 4, 4, 4])])
 def test_rows_come_in_fours(rows: int, expected: list[int]) -> None:
-    assert in_fours(rows, torch.device("cpu")).tolist() == expected
+    assert in_company(rows, torch.device("cpu")).tolist() == expected
     states = torch.arange(rows * 3.0).reshape(rows, 3)
     assert torch.equal(with_company(states), states[expected])
+
+
+def test_many_rows_come_in_few_numbers() -> None:
+    device = torch.device("cpu")
+    numbers = {len(in_company(rows, device)) for rows in range(1, 8193)}
+    assert len(numbers) <= 120 and all(number % 4 == 0 for number in numbers)
+    assert all(len(in_company(rows, device)) < 1.13 * rows for rows in range(65, 8193))
 
 
 def test_columns_are_filled_with_zeros() -> None:

@@ -6,26 +6,31 @@ row's numbers are its own. So the decoder computes a few rows twice rather than 
 width in float64, where the order does not reach the digits that are kept. Batch invariance: H. He, "Defeating Nondeterminism in
 LLM Inference", Thinking Machines 2025. Without compiled loops (`triagekit.decoding.kernels`), and on GPUs, attention still
 takes its own roads.
+
+Larger numbers of rows come in larger steps: oneDNN makes a kernel for each number that it meets, in a third of a millisecond,
+and keeps about a thousand.
 """
 
 from __future__ import annotations
 
 import torch
 
-ROWS = 4
-"""Rows of a matrix product come in multiples of this."""
+STEPS = ((64, 4), (128, 8), (512, 16), (2048, 64), (None, 128))
+"""Up to so many rows of a matrix product, they come in multiples of this."""
 COLUMNS = 16
 """Columns too: cut among threads, others have other numbers."""
 
 
-def in_fours(rows: int, device: torch.device) -> torch.Tensor:
-    """Indices of `rows` rows, the last one repeated up to a multiple of four."""
-    return torch.arange(-(-rows // ROWS) * ROWS, device=device).clamp_(max=rows - 1)
+def in_company(rows: int, device: torch.device) -> torch.Tensor:
+    """Indices of `rows` rows, the last one repeated up to the next number of rows that a product is made of."""
+    step = next(step for limit, step in STEPS if limit is None or rows <= limit)
+    return torch.arange(-(-rows // step) * step, device=device).clamp_(max=rows - 1)
 
 
 def with_company(hidden: torch.Tensor) -> torch.Tensor:
-    """`hidden` [rows, H], the last row repeated up to a multiple of four."""
-    return hidden if len(hidden) % ROWS == 0 else hidden[in_fours(len(hidden), hidden.device)]
+    """`hidden` [rows, H], the last row repeated as `in_company` does."""
+    order = in_company(len(hidden), hidden.device)
+    return hidden if len(order) == len(hidden) else hidden[order]
 
 
 def column_padded(weight: torch.Tensor) -> torch.Tensor:

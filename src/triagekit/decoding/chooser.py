@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,7 +10,8 @@ from torch import nn
 
 from triagekit.decoding.batch_invariance import column_padded, log_share, with_company
 from triagekit.decoding.kernels.text_choice import TextChoice
-from triagekit.modeling.forward import causal_model, final_logits, project_to_logits
+from triagekit.modeling.forward import causal_model, final_logits
+from triagekit.modeling.packed_linear import Product, packed_product
 
 if TYPE_CHECKING:
     from triagekit.decoding.grammar_tables import GrammarTables
@@ -31,11 +33,16 @@ class Chooser:
         self._tables = tables
         self._text_choice = TextChoice.for_costs(tables.text_cost)
         head = causal_model(model).get_output_embeddings()
-        self._weight: torch.Tensor | None = None
-        self._bias: torch.Tensor | None = None
-        if type(head) is nn.Linear and len(tables.listed_tokens) <= LISTED_AT_MOST * head.weight.shape[0]:
-            self._weight = column_padded(head.weight.detach()[tables.listed_tokens])
-            self._bias = None if head.bias is None else column_padded(head.bias.detach()[tables.listed_tokens])
+        self._head: Product = head
+        self._listed: Product | None = None
+        if type(head) is not nn.Linear:
+            return
+        if tables.text_cost is not None:
+            self._head = packed_product(head.weight, head.bias) or head
+        if len(tables.listed_tokens) <= LISTED_AT_MOST * head.weight.shape[0]:
+            weight = column_padded(head.weight.detach()[tables.listed_tokens])
+            bias = None if head.bias is None else column_padded(head.bias.detach()[tables.listed_tokens])
+            self._listed = packed_product(weight, bias) or partial(nn.functional.linear, weight=weight, bias=bias)
 
     def advance(self, states: RecordStates, rows: torch.Tensor, hidden: torch.Tensor) -> None:
         """Choose in these rows of `states` by their hidden states [rows, H], and take what was chosen.
@@ -51,7 +58,7 @@ class Chooser:
                 advance(states, rows[part], hidden[part])
 
     def _advance_text(self, states: RecordStates, rows: torch.Tensor, hidden: torch.Tensor) -> None:
-        logits = self._all_logits(hidden)
+        logits = self._logits(self._head, hidden)
         if self._text_choice is not None:
             states.take_text(rows, *self._text_choice.choose(logits, *states.text_room(rows)))
             return
@@ -70,11 +77,10 @@ class Chooser:
 
     def _listed_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits [rows, at least the listed tokens]."""
-        if self._weight is None:
-            return self._all_logits(hidden)[:, self._tables.listed_tokens]
-        logits = nn.functional.linear(with_company(hidden), self._weight, self._bias)[: len(hidden)]
-        return final_logits(self._model, logits).float()
+        if self._listed is None:
+            return self._logits(self._head, hidden)[:, self._tables.listed_tokens]
+        return self._logits(self._listed, hidden)
 
-    def _all_logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits [rows, vocabulary]."""
-        return project_to_logits(self._model, with_company(hidden))[: len(hidden)].float()
+    def _logits(self, head: Product, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits of `hidden` [rows, H] by all or some rows of the output head."""
+        return final_logits(self._model, head(with_company(hidden))[: len(hidden)]).float()

@@ -7,7 +7,7 @@ from itertools import chain
 
 import torch
 
-from triagekit.decoding.batch_invariance import in_fours
+from triagekit.decoding.batch_invariance import in_company
 from triagekit.decoding.kernels.packed_attention import PackedAttention
 from triagekit.decoding.prefixed_attention import (
     attend_to_keys,
@@ -168,7 +168,7 @@ class PromptPass:
         lengths = torch.tensor([len(row) for row in rows], device=device)
         self._store, self.rows, self.tokens, self._width = store, len(rows), sum(map(len, rows)), max(map(len, rows))
         store.reserve(self._width)
-        order = in_fours(self.tokens, device)
+        order = in_company(self.tokens, device)
         self.ids = torch.tensor(list(chain.from_iterable(rows)), device=device)[order]
         self._rows = torch.repeat_interleave(torch.arange(self.rows, device=device), lengths, output_size=self.tokens)[
             order
@@ -177,7 +177,7 @@ class PromptPass:
         self._places = order - (ends - lengths)[self._rows]
         self._slots = slots[self._rows]
         self.positions = self._places + store.prefix_length
-        self.last = (ends - 1)[in_fours(self.rows, device)]
+        self.last = (ends - 1)[in_company(self.rows, device)]
         self.padded_tokens = self.rows * self._width
 
     def store(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
@@ -226,14 +226,14 @@ class RecordPass:
         # The only look at values of a pass: on a GPU it waits for the choices before it.
         self.tokens, self._width, self._longest = torch.stack([new.sum(), new.max(), (lengths + new).max()]).tolist()
         rows = torch.repeat_interleave(torch.arange(self.rows, device=device), new, output_size=self.tokens)
-        order = in_fours(self.tokens, device)
+        order = in_company(self.tokens, device)
         rows, ends = rows[order], new.cumsum(0)
         self._columns = order - (ends - new)[rows]
         self.ids = tokens[rows, sent[rows] + self._columns]
         self._places = lengths[rows] + self._columns
         self._slots = slots[rows]
         self.positions = self._places + store.prefix_length
-        self.last = (ends - 1)[in_fours(self.rows, device)]
+        self.last = (ends - 1)[in_company(self.rows, device)]
         store.reserve(self._longest)
         self._biases: dict[tuple[int | None, int], torch.Tensor] = {}
 

@@ -60,6 +60,7 @@ class JointScoreWorker:
 
     def open(self) -> str | None:
         """Load the adapters. The text of the refusal where one cannot be used (errors do not travel well as objects)."""
+        from triagekit.modeling.packed_linear import pack_linears
         from triagekit.modeling.shared_base import share_frozen
 
         opened = []
@@ -69,6 +70,7 @@ class JointScoreWorker:
             opened.append(worker.adapter)
             # At once: otherwise there would be as many bases in memory as runs, if only until the last is loaded.
             share_frozen(opened)
+        pack_linears([adapter.model for adapter in opened])
         self._opened = True
         return None
 

@@ -96,9 +96,10 @@ class Predictor:
         schema: Schema | None = None,
         fields: Sequence[str] | None = None,
         merged: bool = True,
+        packed: bool = True,
     ) -> Predictor:
         """Load `runs/<name>` or an adapter folder, the adapter folded into its base (less work a token) unless `merged` is
-        False (several adapters can share a base).
+        False (several adapters can share a base). `packed`: lay the weights out for inference on a CPU, where it pays.
 
         `precision` auto, fp32, fp16, bf16, int8 (linear layers in 8-bit integers, on a CPU), or nf4 (the base in 4 bits,
         the adapter beside it: QLoRA's own arrangement). Raises TriageError for a folder without an adapter, and where base,
@@ -109,6 +110,7 @@ class Predictor:
         quiet_libraries()
         from triagekit.modeling.adapter_folder import load_adapter
         from triagekit.modeling.int8_linear import to_int8
+        from triagekit.modeling.packed_linear import pack_linears
         from triagekit.modeling.settings import QuantizationSettings
 
         folder = adapter_folder(run_or_adapter)
@@ -121,6 +123,8 @@ class Predictor:
             )
         else:
             adapter = load_adapter(folder, base, precision, device, merge=merged, schema=schema)
+        if packed:
+            pack_linears([adapter.model])
         return cls(adapter, batch_size, auto_threshold, constrained, fields)
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:

@@ -43,7 +43,8 @@ class WorkerOrder:
     reading: Reading | None = None
     job: str = ""
     merged: bool = True
-    """Whether the adapter is folded into its base; else it stands beside it, and the base can be shared."""
+    """Whether the adapter is folded into its base; else it stands beside it, and the base can be shared before its weights
+    are laid out for inference."""
 
 
 class ScoreWorker:
@@ -79,6 +80,7 @@ class ScoreWorker:
                 constrained=order.constrained,
                 fields=order.fields,
                 merged=order.merged,
+                packed=order.merged,
             )
         except TriageError as error:
             return str(error)

@@ -13,9 +13,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from triagekit.files.atomic import atomic_path
+from triagekit.modeling.packed_linear import KERNELS
 
-KERNELS = "TRIAGEKIT_KERNELS"
-"""`off` in this variable leaves every loop to torch."""
 _COMPILERS = ("c++", "g++", "clang++")
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC")
 _PATIENCE = 120
