@@ -14,7 +14,8 @@ filled. Ours includes tokenising the tickets and rendering the records; the othe
 
 - ours: `Predictor.predict` on the run's adapter folder. ours_int8: the same with weights and activations in 8 bits.
 - ours_compact, ours_compact_int8: a run trained alike in the compact format; the same JSON from fewer tokens. ours_labels:
-  the first run's labels without the free text. Less work for the same labels, so these stand apart.
+  the first run's labels without the free text; ours_compact_labels: the compact run's. Less work for the same labels, so
+  these stand apart.
 - openvino, openvino_int8: OpenVINO GenAI with continuous batching, prefix cache and structured output. int8 (weights, and
   activations quantised on the way, its own default) is less exact work, so it stands apart.
 - vllm: vLLM's CPU build, with prefix cache and structured output.
@@ -22,7 +23,7 @@ filled. Ours includes tokenising the tickets and rendering the records; the othe
   computed once or for every ticket. transformers_generate: without a constraint.
 
 The schema's forms are those of peers/schema_forms.py. "Of the ceiling" is the share of this machine's matrix-product rate,
-measured in the same run: 2 × parameters × (the ticket's own prompt tokens + the tokens of our record), whatever an engine
+measured in the same run (by the faster of torch's two libraries): 2 × parameters × (the ticket's own prompt tokens + the tokens of our record), whatever an engine
 really computes, over its time and the rate of one large fp32 product on as many threads. Engines whose environment is
 missing are named with the command that makes it.
 

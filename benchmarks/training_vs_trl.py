@@ -201,15 +201,20 @@ def our_step(trainer: Any, seconds: float) -> dict[str, Any]:
 
 
 def matrix_rate(size: int = 2048) -> float:
-    """Floating-point operations a second of a large float32 matrix product on THREADS threads; the best of several."""
+    """Floating-point operations a second of a large float32 matrix product on THREADS threads: the best of several, by
+    whichever of torch's libraries (MKL, oneDNN) is faster on this machine."""
     import torch
 
+    from triagekit.modeling.packed_linear import packed_product
+
     one, other = torch.randn(size, size), torch.randn(size, size)
+    packed = packed_product(other)
     best = 0.0
-    for _ in range(8):
-        began = time.perf_counter()
-        one @ other
-        best = max(best, 2 * size**3 / (time.perf_counter() - began))
+    for product in (lambda: one @ other, lambda: packed(one) if packed else None):
+        for _ in range(8):
+            began = time.perf_counter()
+            if product() is not None:
+                best = max(best, 2 * size**3 / (time.perf_counter() - began))
     return best
 
 
