@@ -23,9 +23,9 @@ filled. Ours includes tokenising the tickets and rendering the records; the othe
   computed once or for every ticket. transformers_generate: without a constraint.
 
 The schema's forms are those of peers/schema_forms.py. "Of the ceiling" is the share of this machine's matrix-product rate,
-measured in the same run (by the faster of torch's two libraries): 2 × parameters × (the ticket's own prompt tokens + the tokens of our record), whatever an engine
-really computes, over its time and the rate of one large fp32 product on as many threads. Engines whose environment is
-missing are named with the command that makes it.
+measured in the same run: 2 × parameters × (the ticket's own prompt tokens + the tokens of our record), whatever an engine
+really computes, over its time and the rate of one large fp32 product on as many threads (by the faster of torch's two
+libraries). Engines whose environment is missing are named with the command that makes it.
 
 The embedded base gets a LoRA adapter, the random Qwen2 of 45 M weights is trained whole; both just long enough that the
 engines agree on the text. In a quick run the training is too short for that: engines that may cut a label into other
