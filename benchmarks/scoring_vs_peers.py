@@ -13,9 +13,8 @@ An engine's time is that of generating alone, after it was loaded and has answer
 filled. Ours includes tokenising the tickets and rendering the records; the others' does not.
 
 - ours: `Predictor.predict` on the run's adapter folder. ours_int8: the same with weights and activations in 8 bits.
-- ours_compact, ours_compact_int8: a run trained alike in the compact format; the same JSON from fewer tokens. ours_labels:
-  the first run's labels without the free text; ours_compact_labels: the compact run's. Less work for the same labels, so
-  these stand apart.
+- ours_compact, ours_compact_int8: a run trained alike in the compact format; the same JSON from fewer tokens. ours_labels,
+  ours_labels_int8: the first run's labels without the free text. Less work for the same labels, so these stand apart.
 - openvino, openvino_int8: OpenVINO GenAI with continuous batching, prefix cache and structured output. int8 (weights, and
   activations quantised on the way, its own default) is less exact work, so it stands apart.
 - vllm: vLLM's CPU build, with prefix cache and structured output.

@@ -72,8 +72,8 @@ ENGINES = {
     "ours_compact_int8": Engine(
         "ours.py", None, tuple({"batch": size, "format": "compact", "precision": "int8"} for size in (128, 256))
     ),
-    "ours_compact_labels": Engine(
-        "ours.py", None, tuple({"batch": size, "format": "compact", "fields": ["labels"]} for size in (128, 256))
+    "ours_labels_int8": Engine(
+        "ours.py", None, tuple({"batch": size, "fields": ["labels"], "precision": "int8"} for size in (128, 256))
     ),
     "ours_labels": Engine("ours.py", None, tuple({"batch": size, "fields": ["labels"]} for size in (64, 128, 256))),
     "openvino": Engine("openvino_engine.py", "openvino", _openvino("fp32")),

@@ -22,6 +22,7 @@ from triagekit.decoding.kernels import build
 from triagekit.decoding.kernels.packed_attention import PackedAttention
 from triagekit.decoding.kernels.pointwise import fused_pointwise
 from triagekit.decoding.kernels.text_choice import TextChoice
+from triagekit.modeling.int8_linear import Int8Linear
 
 pytestmark = pytest.mark.skipif(
     not any(shutil.which(name) for name in ("c++", "g++", "clang++"))
@@ -263,3 +264,20 @@ def test_without_them_torch_writes_the_same_records(
         "no room": "packed_attention.cpp",
     }
     assert said.get(trouble, "") in caplog.text
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("inner", "columns"), [(256, 768), (72, 40), (64, 16)])
+def test_fused_8_bit_layers_give_the_same(inner: int, columns: int, bias: bool) -> None:
+    torch.manual_seed(2)
+    layers = nn.ModuleList(Int8Linear(nn.Linear(inner, columns, bias=bias)) for _ in range(2))
+    states = [torch.randn(3, 7, inner) * 5, torch.zeros(1, 4, inner), torch.randn(2, inner)]
+    expected = [[layer(each) for layer in layers] for each in states]
+    with torch.inference_mode(), fused_pointwise(layers):
+        assert all("forward" in vars(layer) for layer in layers)
+        for each, of_layers in zip(states, expected, strict=True):
+            # The second layer reads what the first has quantised; another input is not taken for it.
+            for layer, wanted in zip(layers, of_layers, strict=True):
+                assert torch.allclose(layer(each), wanted, rtol=1e-6, atol=1e-6)
+        half = states[0].bfloat16()
+        assert layers[0](half).dtype == torch.bfloat16

@@ -16,7 +16,7 @@ from triagekit.errors import TriageError
 from triagekit.modeling.forward import causal_model
 
 _LARGEST = 127.0
-_SMALLEST_SCALE = 1e-12
+SMALLEST_SCALE = 1e-12
 
 
 class Int8Linear(nn.Module):
@@ -30,7 +30,7 @@ class Int8Linear(nn.Module):
         """Take over the weights of `linear`."""
         super().__init__()
         exact = linear.weight.detach().float()
-        scale = (exact.abs().amax(dim=1) / _LARGEST).clamp(min=_SMALLEST_SCALE)
+        scale = (exact.abs().amax(dim=1) / _LARGEST).clamp(min=SMALLEST_SCALE)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.register_buffer("weight", (exact / scale[:, None]).round().to(torch.int8))
         self.register_buffer("scale", scale)
@@ -39,7 +39,7 @@ class Int8Linear(nn.Module):
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """`states` [..., K] → [..., N] of the same type."""
         tokens = states.reshape(-1, self.in_features).float()
-        scale = (tokens.abs().amax(dim=1, keepdim=True) / _LARGEST).clamp(min=_SMALLEST_SCALE)
+        scale = (tokens.abs().amax(dim=1, keepdim=True) / _LARGEST).clamp(min=SMALLEST_SCALE)
         rounded = (tokens / scale).round_().to(torch.int8)
         result = torch._int_mm(rounded, self.weight.t()).to(torch.float32).mul_(scale).mul_(self.scale)
         if self.bias is not None:

@@ -51,4 +51,49 @@ void rotate_halves(const float* input, const float* cosine, const float* sine, f
         }
     }
 }
+
+// Rows [rows, width] to 8-bit integers between -127 and 127 and the scale [rows] of each: number = code * scale.
+void quantise_rows(const float* input, int8_t* codes, float* scales, int64_t rows, int64_t width, float least_scale) {
+    typedef int8_t Bytes __attribute__((vector_size(kLanes)));
+    const Vector magic = all(12582912.0f);  // 1.5 * 2^23: added, it rounds to a whole number
+    for (int64_t row = 0; row < rows; row++, input += width, codes += width) {
+        Vector highest = {};
+        int64_t place = 0;
+        for (; place + kLanes <= width; place += kLanes) {
+            const Vector number = load(input + place);
+            const Vector size = number < -number ? -number : number;
+            highest = size > highest ? size : highest;
+        }
+        float largest = 0;
+        for (int64_t lane = 0; lane < kLanes; lane++) largest = highest[lane] > largest ? highest[lane] : largest;
+        for (; place < width; place++) largest = std::fabs(input[place]) > largest ? std::fabs(input[place]) : largest;
+        const float scale = largest / 127.0f > least_scale ? largest / 127.0f : least_scale;
+        scales[row] = scale;
+        for (place = 0; place + kLanes <= width; place += kLanes) {
+            const Vector rounded = load(input + place) / scale + magic - magic;
+            const Bytes bytes = __builtin_convertvector(__builtin_convertvector(rounded, Integers), Bytes);
+            std::memcpy(codes + place, &bytes, sizeof bytes);
+        }
+        for (; place < width; place++) codes[place] = static_cast<int8_t>(std::nearbyint(input[place] / scale));
+    }
+}
+
+// Whole-number products [rows, width] times the scales of their rows and columns, plus `bias` [width] where there is one.
+void scale_products(const int32_t* products, const float* row_scales, const float* column_scales, const float* bias,
+                    float* output, int64_t rows, int64_t width) {
+    for (int64_t row = 0; row < rows; row++, products += width, output += width) {
+        const float scale = row_scales[row];
+        int64_t place = 0;
+        for (; place + kLanes <= width; place += kLanes) {
+            Integers whole;
+            std::memcpy(&whole, products + place, sizeof whole);
+            Vector number = __builtin_convertvector(whole, Vector) * scale * load(column_scales + place);
+            if (bias != nullptr) number += load(bias + place);
+            save(output + place, number);
+        }
+        for (; place < width; place++)
+            output[place] = static_cast<float>(products[place]) * scale * column_scales[place] +
+                            (bias != nullptr ? bias[place] : 0.0f);
+    }
+}
 }

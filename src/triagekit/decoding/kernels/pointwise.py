@@ -11,7 +11,10 @@ import torch
 from torch import nn
 
 from triagekit.decoding.kernels.build import library
+from triagekit.decoding.kernels.int8 import declare as declare_int8
+from triagekit.decoding.kernels.int8 import with_fused_scales
 from triagekit.decoding.kernels.rotary import with_fused_rotary
+from triagekit.modeling.int8_linear import Int8Linear
 
 _TOLERANCE = 1e-5
 _found: dict[type[nn.Module], bool] = {}
@@ -19,7 +22,8 @@ _found: dict[type[nn.Module], bool] = {}
 
 @contextmanager
 def fused_pointwise(model: nn.Module) -> Iterator[None]:
-    """Inside the block, norms, rotary embeddings and feed-forward networks of known kinds run fused; as before after it.
+    """Inside the block, norms, rotary embeddings, feed-forward networks of known kinds and 8-bit layers run fused; as before
+    after it.
 
     Only float32 on the CPU is. A module is taken only if it has what its kind computes with, and its class gives the same
     on random numbers.
@@ -49,6 +53,7 @@ def _kernels() -> ctypes.CDLL | None:
         found.gated_product.restype = None
         found.rotate_halves.argtypes = [pointer] * 4 + [number] * 5
         found.rotate_halves.restype = None
+        declare_int8(found)
     return found
 
 
@@ -60,6 +65,8 @@ def _fused(module: nn.Module, kernels: ctypes.CDLL) -> Callable[..., Any] | None
         return _norm(module, kernels)
     if _is_gated(module):
         return _gated(module, kernels)
+    if isinstance(module, Int8Linear) and module.weight.device.type == "cpu":
+        return with_fused_scales(module, kernels)
     return with_fused_rotary(module, kernels)
 
 
