@@ -1,10 +1,10 @@
-"""What the compiled loops of the decoder give on a CPU: all of them, none, and all but one.
+"""What the compiled loops and the packed weights of the decoder give on a CPU: all of them, none, and all but one.
 
     python benchmarks/decoding_loops.py [--work .peers/work] [--models embedded] [--rounds 10]
 
 The models and tickets are those of scoring_vs_peers.py. One process on one thread decodes the same tickets under one case
 after the other, round after round, and counts CPU seconds: so what else the machine does falls on all cases alike. The
-fastest round of each counts, medians are recorded beside. `ratio`: tickets a CPU second over those without any loop.
+fastest round of each counts, medians are recorded beside. `ratio`: tickets a CPU second over those of plain torch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ from scoring_vs_peers import prepare
 from training_vs_trl import MODELS
 
 LOOPS = ("packed_attention", "pointwise", "text_choice")
-CASES: dict[str, tuple[str, ...]] = {"all": (), "none": LOOPS, **{f"without {name}": (name,) for name in LOOPS}}
+PACKED = "packed weights"
+CASES: dict[str, tuple[str, ...]] = {
+    "all": (),
+    "none": (*LOOPS, PACKED),
+    **{f"without {name}": (name,) for name in (*LOOPS, PACKED)},
+}
 BATCH, TICKETS = 64, 128
 
 
@@ -81,13 +86,15 @@ def compare(run: str, texts: list[str], rounds: int) -> dict[str, Any]:
 
 
 @contextmanager
-def left_to_torch(loops: Sequence[str]) -> Iterator[None]:
-    """As where these loops could not be compiled."""
+def left_to_torch(parts: Sequence[str]) -> Iterator[None]:
+    """As where these loops could not be compiled, and weights not be packed."""
     with ExitStack() as stack:
-        for name in loops:
-            stack.enter_context(
-                patch.object(import_module(f"triagekit.decoding.kernels.{name}"), "library", lambda name: None)
-            )
+        for name in parts:
+            packed = ("modeling.packed_linear", "decoding.chooser")
+            places = packed if name == PACKED else (f"decoding.kernels.{name}",)
+            function = "packed_product" if name == PACKED else "library"
+            for place in places:
+                stack.enter_context(patch.object(import_module(f"triagekit.{place}"), function, lambda *_: None))
         yield
 
 

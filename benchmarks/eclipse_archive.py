@@ -40,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="a finished run with the eclipse schema (default: train one)")
     parser.add_argument("--train-rows", type=int, default=5000)
+    parser.add_argument("--epochs", type=float, default=6)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--kill-rows", type=int, default=50_000)
@@ -55,7 +56,7 @@ def main() -> None:
     # The file is in the order of time, and products come and go: both are drawn from all of it.
     drawn = random.Random(1).sample(range(whole.num_rows), options.rows + 2 * options.train_rows)
     table = whole.take(pa.array(sorted(drawn[: options.rows])))
-    run = options.run or train_on(whole.take(pa.array(sorted(drawn[options.rows :]))), options.train_rows, options.out)
+    run = options.run or train_on(whole.take(pa.array(sorted(drawn[options.rows :]))), options, options.out)
     figures = {"run": {key: value for key, value in run_figures(run).items() if key != "trainable"}}
     figures["undisturbed"] = undisturbed(table.slice(0, options.rows), run, options)
     figures["killed"] = killed(table.slice(0, options.kill_rows), run, options)
@@ -64,14 +65,15 @@ def main() -> None:
     judge(figures["killed"])
 
 
-def train_on(table: pa.Table, rows: int, out: Path) -> Path:
-    """One epoch over `rows` of the reports in `table`."""
+def train_on(table: pa.Table, options: argparse.Namespace) -> Path:
+    """A run on some of the reports in `table`."""
+    out = options.out
     source, data = out / "train.parquet", out / "data"
     parquet.write_table(table, source)
     triage("data", "prepare", "eclipse", "--source", source, "--out", data)
     triage(
         *("train", "full", f"data={data}", f"output={out / 'runs'}", "seed=1", "--name", "full"),
-        *(f"max_train_rows={rows}", "epochs=1", "evaluation.every_share=0.5"),
+        *(f"max_train_rows={options.train_rows}", f"epochs={options.epochs:g}", "evaluation.every_share=0.5"),
     )
     triage("evaluate", out / "runs" / "full", "--split", "test", "--limit", 500)
     return out / "runs" / "full"
@@ -134,8 +136,7 @@ def killed(table: pa.Table, run: Path, options: argparse.Namespace) -> dict[str,
         triage(*words)
     rows = rows_of(scores)
     whole = {row["id"]: row for row in rows_of(options.out / "scores-whole")}
-    # A worker in the place of one that died at the same shard twice takes smaller batches, and the last shard ends with the
-    # file: rows beside others in a batch may differ in the last digits of their confidences, and in nothing else.
+    # What differs is told apart: last digits of confidences, or anything else.
     differing = [row for row in rows if row != whole.get(row["id"])]
     other = [row["id"] for row in differing if not nearly(row, whole.get(row["id"], {}))]
     ids = Counter(row["id"] for row in rows)

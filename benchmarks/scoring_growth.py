@@ -60,6 +60,7 @@ def run(rows: int, values: int) -> dict[str, Any]:
     from triagekit.decoding.counts import DecodeCounts
     from triagekit.decoding.decoder import BatchedDecoder
     from triagekit.modeling.base import load_base, load_tokenizer
+    from triagekit.modeling.packed_linear import pack_linears
     from triagekit.modeling.quiet import quiet_libraries
     from triagekit.modeling.segments import SegmentTokenizer
     from triagekit.modeling.template import PromptSettings, PromptTemplate
@@ -72,7 +73,9 @@ def run(rows: int, values: int) -> dict[str, Any]:
     tokenizer = load_tokenizer("embedded")
     settings = PromptSettings(strategy="implicit", max_length=1024)
     segments = SegmentTokenizer(tokenizer, PromptTemplate(tokenizer, schema, settings))
-    decoder = BatchedDecoder(load_base("embedded", device="cpu"), segments, batch_size=128)
+    model = load_base("embedded", device="cpu").requires_grad_(False)
+    pack_linears([model])
+    decoder = BatchedDecoder(model, segments, batch_size=128)
     texts = (ticket["text"] for ticket in generate_tickets(rows, seed=5))
     decoder.decode(["warm up"])
     decoder.counts = DecodeCounts()
