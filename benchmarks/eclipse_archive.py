@@ -56,7 +56,7 @@ def main() -> None:
     # The file is in the order of time, and products come and go: both are drawn from all of it.
     drawn = random.Random(1).sample(range(whole.num_rows), options.rows + 2 * options.train_rows)
     table = whole.take(pa.array(sorted(drawn[: options.rows])))
-    run = options.run or train_on(whole.take(pa.array(sorted(drawn[options.rows :]))), options, options.out)
+    run = options.run or train_on(whole.take(pa.array(sorted(drawn[options.rows :]))), options)
     figures = {"run": {key: value for key, value in run_figures(run).items() if key != "trainable"}}
     figures["undisturbed"] = undisturbed(table.slice(0, options.rows), run, options)
     figures["killed"] = killed(table.slice(0, options.kill_rows), run, options)
