@@ -24,95 +24,148 @@ struct Seen {
     int64_t width() const { return last < first ? 0 : (last / kBlock + 1) * kBlock - from(); }
 };
 
-constexpr int kParts = 2;  // the prefix, and the row's own tokens
-
-// Scaled scores of kHeads queries, minus infinity where a key of the block is not seen, into `scores` [kHeads, stride].
-template <int kHeads>
-void score(const Seen& seen, const float* query, int64_t query_head, int64_t dimension, float scale, float* scores,
-           int64_t stride, Vector* highest) {
+// Scaled scores of kRows queries, minus infinity where a key of a block is not seen, into `scores` [kRows, stride].
+template <int kRows>
+void score(const Seen& seen, const float* const* queries, int64_t dimension, float scale, float* scores, int64_t stride,
+           Vector* highest) {
     const int64_t from = seen.from(), width = seen.width();
     for (int64_t block = 0; block < width; block += kBlock) {
-        Vector sums[kHeads][2] = {};
+        Vector sums[kRows][2] = {};
         const float* key = seen.keys + from + block;
         for (int64_t place = 0; place < dimension; place++, key += seen.capacity) {
             const Vector left = load(key), right = load(key + kLanes);
-            for (int head = 0; head < kHeads; head++) {
-                const float weight = query[head * query_head + place];
-                sums[head][0] += left * weight;
-                sums[head][1] += right * weight;
+            for (int row = 0; row < kRows; row++) {
+                const float weight = queries[row][place];
+                sums[row][0] += left * weight;
+                sums[row][1] += right * weight;
             }
         }
         const bool whole = from + block >= seen.first && from + block + kBlock - 1 <= seen.last;
-        for (int head = 0; head < kHeads; head++) {
-            float* row = scores + head * stride + block;
-            save(row, sums[head][0] * scale);
-            save(row + kLanes, sums[head][1] * scale);
+        for (int row = 0; row < kRows; row++) {
+            float* own = scores + row * stride + block;
+            save(own, sums[row][0] * scale);
+            save(own + kLanes, sums[row][1] * scale);
             for (int64_t key_place = 0; !whole && key_place < kBlock; key_place++) {
                 const int64_t place = from + block + key_place;
-                if (place < seen.first || place > seen.last) row[key_place] = -INFINITY;
+                if (place < seen.first || place > seen.last) own[key_place] = -INFINITY;
             }
             for (int64_t half = 0; half < kBlock; half += kLanes) {
-                const Vector raw = load(row + half);
-                highest[head] = raw > highest[head] ? raw : highest[head];
+                const Vector raw = load(own + half);
+                highest[row] = raw > highest[row] ? raw : highest[row];
             }
         }
     }
 }
 
-// The weighted sums of kPieces vectors of the values, from dimension `piece` on.
-template <int kHeads, int kPieces>
-void sum_values(const Seen* seen, int64_t dimension, int64_t piece, const float* scores, int64_t stride,
-                const float* total, float* output) {
-    Vector sums[kHeads][kPieces] = {};
-    for (int part = 0; part < kParts; part++) {
-        const float* weights = scores + seen[part].first - seen[part].from();
-        const float* value = seen[part].values + seen[part].first * dimension + piece;
-        for (int64_t place = seen[part].first; place <= seen[part].last; place++, value += dimension, weights++) {
-            Vector numbers[kPieces];
-            for (int next = 0; next < kPieces; next++) numbers[next] = load(value + next * kLanes);
-            for (int head = 0; head < kHeads; head++)
-                for (int next = 0; next < kPieces; next++)
-                    sums[head][next] += numbers[next] * weights[head * stride];
-        }
-        scores += seen[part].width();
+// Scores [width] to weights, in place; returns their sum.
+float weigh(float* scores, int64_t width, Vector highest) {
+    float most = -INFINITY;
+    for (int64_t lane = 0; lane < kLanes; lane++) most = highest[lane] > most ? highest[lane] : most;
+    Vector sum = {};
+    for (int64_t place = 0; place < width; place += kLanes) {
+        const Vector raw = load(scores + place);
+        // What is hidden weighs nothing at all: exp_of would give its least.
+        const Vector weight = raw < all(-3e38f) ? Vector{} : exp_of(raw - most);
+        save(scores + place, weight);
+        sum += weight;
     }
-    for (int head = 0; head < kHeads; head++)
-        for (int next = 0; next < kPieces; next++)
-            save(output + head * dimension + piece + next * kLanes, sums[head][next] / total[head]);
+    float total = 0;
+    for (int64_t lane = 0; lane < kLanes; lane++) total += sum[lane];
+    return total;
 }
 
-// One token's kHeads query heads that share a key head.
-template <int kHeads>
-void attend_heads(const Seen* seen, const float* query, int64_t query_head, int64_t dimension, float scale,
-                  float* output, std::vector<float>& scratch) {
-    const int64_t stride = seen[0].width() + seen[1].width();
-    scratch.resize(static_cast<size_t>(kHeads * stride));
-    float* scores = scratch.data();
-    Vector highest[kHeads];
-    for (int head = 0; head < kHeads; head++) highest[head] = all(-INFINITY);
-    score<kHeads>(seen[0], query, query_head, dimension, scale, scores, stride, highest);
-    score<kHeads>(seen[1], query, query_head, dimension, scale, scores + seen[0].width(), stride, highest);
-    float total[kHeads];
-    for (int head = 0; head < kHeads; head++) {
-        float most = -INFINITY;
-        for (int64_t lane = 0; lane < kLanes; lane++) most = highest[head][lane] > most ? highest[head][lane] : most;
-        float* row = scores + head * stride;
-        Vector sum = {};
-        for (int64_t place = 0; place < stride; place += kLanes) {
-            const Vector raw = load(row + place);
-            // What is hidden weighs nothing at all: exp_of would give its least.
-            const Vector weight = raw < all(-3e38f) ? Vector{} : exp_of(raw - most);
-            save(row + place, weight);
-            sum += weight;
-        }
-        total[head] = 0;
-        for (int64_t lane = 0; lane < kLanes; lane++) total[head] += sum[lane];
+// Add the weighted values of `seen`, kPieces vectors from dimension `piece` on.
+template <int kRows, int kPieces>
+void add_values(const Seen& seen, int64_t dimension, int64_t piece, const float* weights, int64_t stride,
+                Vector (*sums)[kPieces]) {
+    weights += seen.first - seen.from();
+    const float* value = seen.values + seen.first * dimension + piece;
+    for (int64_t place = seen.first; place <= seen.last; place++, value += dimension, weights++) {
+        Vector numbers[kPieces];
+        for (int next = 0; next < kPieces; next++) numbers[next] = load(value + next * kLanes);
+        for (int row = 0; row < kRows; row++)
+            for (int next = 0; next < kPieces; next++) sums[row][next] += numbers[next] * weights[row * stride];
     }
-    int64_t piece = 0;
-    for (; piece + 2 * kLanes <= dimension; piece += 2 * kLanes)
-        sum_values<kHeads, 2>(seen, dimension, piece, scores, stride, total, output);
-    for (; piece < dimension; piece += kLanes)
-        sum_values<kHeads, 1>(seen, dimension, piece, scores, stride, total, output);
+}
+
+// kHeads query heads that share a key head, of kTokens tokens that see the same prefix. Two tokens at once load the prefix,
+// which is larger than the nearest cache, half as often. A token's numbers do not depend on who is with it.
+template <int kHeads, int kTokens>
+struct Group {
+    static constexpr int kRows = kHeads * kTokens;
+    const Seen& prefix;
+    const Seen* own;  // [kTokens]
+    const float* queries[kRows];
+    float* outputs[kRows];
+    int64_t dimension, stride;
+    float* scores;  // [kRows, stride]
+    float total[kRows];
+
+    void attend(float scale) {
+        Vector highest[kRows];
+        for (int row = 0; row < kRows; row++) highest[row] = all(-INFINITY);
+        score<kRows>(prefix, queries, dimension, scale, scores, stride, highest);
+        for (int token = 0; token < kTokens; token++)
+            score<kHeads>(own[token], queries + token * kHeads, dimension, scale, behind(token), stride,
+                          highest + token * kHeads);
+        for (int row = 0; row < kRows; row++)
+            total[row] = weigh(scores + row * stride, prefix.width() + own[row / kHeads].width(), highest[row]);
+        int64_t piece = 0;
+        for (; piece + 2 * kLanes <= dimension; piece += 2 * kLanes) sum<2>(piece);
+        for (; piece < dimension; piece += kLanes) sum<1>(piece);
+    }
+
+    // The scores of a token's own row, which stand behind those of the prefix.
+    float* behind(int token) const { return scores + token * kHeads * stride + prefix.width(); }
+
+    template <int kPieces>
+    void sum(int64_t piece) const {
+        Vector sums[kRows][kPieces] = {};
+        add_values<kRows, kPieces>(prefix, dimension, piece, scores, stride, sums);
+        for (int token = 0; token < kTokens; token++)
+            add_values<kHeads, kPieces>(own[token], dimension, piece, behind(token), stride, sums + token * kHeads);
+        for (int row = 0; row < kRows; row++)
+            for (int next = 0; next < kPieces; next++)
+                save(outputs[row] + piece + next * kLanes, sums[row][next] / total[row]);
+    }
+};
+
+// Where the tokens and heads of queries and outputs lie.
+struct Place {
+    const float* query;
+    float* output;
+    int64_t query_token, query_head, heads, dimension;
+};
+
+template <int kHeads, int kTokens>
+void attend_group(const Seen& prefix, const Seen* own, const Place& place, int64_t token, int64_t head, float scale,
+                  std::vector<float>& scratch) {
+    int64_t widest = 0;
+    for (int next = 0; next < kTokens; next++) widest = own[next].width() > widest ? own[next].width() : widest;
+    Group<kHeads, kTokens> group{prefix, own, {}, {}, place.dimension, prefix.width() + widest, nullptr, {}};
+    scratch.resize(static_cast<size_t>(group.kRows * group.stride));
+    group.scores = scratch.data();
+    for (int row = 0; row < group.kRows; row++) {
+        const int64_t of_token = token + row / kHeads, of_head = head + row % kHeads;
+        group.queries[row] = place.query + of_token * place.query_token + of_head * place.query_head;
+        group.outputs[row] = place.output + (of_token * place.heads + of_head) * place.dimension;
+    }
+    group.attend(scale);
+}
+
+// All heads that share a key head, up to four at once.
+template <int kTokens>
+void attend_tokens(const Seen& prefix, const Seen* own, const Place& place, int64_t token, int64_t head, int64_t shared,
+                   float scale, std::vector<float>& scratch) {
+    for (int64_t done = 0; done < shared;) {
+        const int64_t left = shared - done;
+        auto attend = left >= 4   ? attend_group<4, kTokens>
+                      : left == 3 ? attend_group<3, kTokens>
+                      : left == 2 ? attend_group<2, kTokens>
+                                  : attend_group<1, kTokens>;
+        attend(prefix, own, place, token, head + done, scale, scratch);
+        done += left >= 4 ? 4 : left;
+    }
 }
 
 }  // namespace
@@ -145,28 +198,29 @@ void attend_packed(const float* query, int64_t query_token, int64_t query_head, 
                      int64_t window) {
     std::vector<float> scratch;
     const int64_t shared = heads / key_heads;
+    const Place place = {query, output, query_token, query_head, heads, dimension};
     // All tokens of a key head in turn: the prefix's keys and values of that head stay near.
     for (int64_t key_head = 0; key_head < key_heads; key_head++) {
-        for (int64_t token = begin; token < end; token++) {
-            const int64_t last = places[token];
-            const int64_t hidden = window ? prefix + last + 1 - window : 0;  // so many tokens are out of sight
+        const int64_t shared_room = key_head * dimension * prefix_room;
+        const auto hidden = [&](int64_t token) {  // so many tokens are out of its sight
+            return window ? prefix + places[token] + 1 - window : 0;
+        };
+        const auto seen_prefix = [&](int64_t token) {
+            const int64_t first = hidden(token) > 0 ? hidden(token) : 0;
+            return Seen{prefix_keys + shared_room, prefix_values + shared_room, prefix_room, first, prefix - 1};
+        };
+        const auto seen_own = [&](int64_t token) {
             const int64_t room = (slots[token] * key_heads + key_head) * dimension * capacity;
-            const int64_t shared_room = key_head * dimension * prefix_room;
-            const Seen seen[kParts] = {
-                {prefix_keys + shared_room, prefix_values + shared_room, prefix_room, hidden > 0 ? hidden : 0,
-                 prefix - 1},
-                {keys + room, values + room, capacity, hidden > prefix ? hidden - prefix : 0, last}};
-            for (int64_t done = 0; done < shared;) {
-                const int64_t head = key_head * shared + done;
-                const float* own_query = query + token * query_token + head * query_head;
-                float* own_output = output + (token * heads + head) * dimension;
-                auto attend = shared - done >= 4   ? attend_heads<4>
-                              : shared - done == 3 ? attend_heads<3>
-                              : shared - done == 2 ? attend_heads<2>
-                                                   : attend_heads<1>;
-                attend(seen, own_query, query_head, dimension, scale, own_output, scratch);
-                done += shared - done >= 4 ? 4 : shared - done;
-            }
+            const int64_t first = hidden(token) > prefix ? hidden(token) - prefix : 0;
+            return Seen{keys + room, values + room, capacity, first, places[token]};
+        };
+        for (int64_t token = begin; token < end;) {
+            const Seen before = seen_prefix(token);
+            const bool two = token + 1 < end && seen_prefix(token + 1).first == before.first;
+            const Seen own[2] = {seen_own(token), seen_own(two ? token + 1 : token)};
+            auto attend = two ? attend_tokens<2> : attend_tokens<1>;
+            attend(before, own, place, token, key_head * shared, shared, scale, scratch);
+            token += two ? 2 : 1;
         }
     }
 }
