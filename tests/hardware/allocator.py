@@ -1,10 +1,17 @@
-"""What PyTorch's allocator hands out in one real training step: the yardstick of the memory estimates."""
+"""What PyTorch's allocator hands out in one real training step: the yardstick of the memory estimates.
+
+As a program it reads cases (arguments of `measure`) as JSON and prints what each has taken.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 TINY = {
     "hidden_size": 128,
@@ -98,3 +105,33 @@ def _silence():
         finally:
             os.dup2(saved, 2)
             os.close(saved)
+
+
+def measure(family, float32, adapter, checkpointing, changes, rows, length, trained):
+    """`peak_of_a_step` of a random model."""
+    import torch
+
+    from triagekit.modeling.settings import AdapterSettings
+
+    model = random_model(family, torch.float32 if float32 else torch.bfloat16, **changes)
+    settings = AdapterSettings.model_validate(adapter)
+    return peak_of_a_step(
+        model, settings, rows=rows, length=length, trained=trained, mixed=not float32, checkpointing=checkpointing
+    )
+
+
+def measure_without_bfloat16_units(cases):
+    """The same of many cases, in a process that takes the processor for one that does not multiply bfloat16.
+
+    One that does spares some copies in a step, and the yardstick is to be the same everywhere.
+    """
+    source = Path(__file__).resolve().parents[2] / "src"
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "PYTHONPATH": str(source)}
+    done = subprocess.run(
+        [sys.executable, __file__], input=json.dumps(cases), capture_output=True, text=True, env=environment, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    print(json.dumps([measure(*case) for case in json.load(sys.stdin)]))
