@@ -17,6 +17,7 @@ from triagekit.decoding.decoder import BatchedDecoder
 from triagekit.decoding.record import DecodedRecord
 from triagekit.modeling.base import load_base, load_tokenizer
 from triagekit.modeling.int8_linear import to_int8
+from triagekit.modeling.packed_linear import pack_linears
 
 compiler = pytest.mark.skipif(
     not any(shutil.which(name) for name in ("c++", "g++", "clang++"))
@@ -57,14 +58,16 @@ def decoded(
 
 @compiler
 @pytest.mark.usefixtures("own_threads")
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "packed", "int8"])
 @pytest.mark.parametrize("name", ["corners", "desk", "labels, compact"])
 def test_neither_batch_nor_order_nor_threads_change_a_bit(precision: str, name: str) -> None:
     if not products_are_steady():
         pytest.skip("this machine's matrix product has other roads than those that are known")
-    model = load_base("embedded", precision="fp32", device="cpu")
+    model = load_base("embedded", precision="fp32", device="cpu").requires_grad_(False)
     if precision == "int8":
         to_int8(model)
+    if precision == "packed":
+        assert pack_linears([model])
     segments = segments_for(load_tokenizer("embedded"), SCHEMAS[name])
     texts = many_tickets(70)
     whole = decoded(model, segments, texts, batch_size=70, threads=1, order=0)
