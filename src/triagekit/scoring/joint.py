@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -40,10 +39,7 @@ class JointSummary:
     @property
     def errors(self) -> int:
         """Rows with verdict `error`."""
-        verdicts: Counter[str] = Counter()
-        for summary in self.of_run.values():
-            verdicts.update(summary.verdicts)
-        return verdicts["error"]
+        return sum(summary.verdicts.get("error", 0) for summary in self.of_run.values())
 
 
 class JointScoreWorker:

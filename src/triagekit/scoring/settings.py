@@ -94,14 +94,14 @@ class ScoreSettings(Settings):
 
 
 def for_runs(settings: ScoreSettings, runs: Sequence[str]) -> list[ScoreSettings]:
-    """One job a run over the same archive. A single one writes `out` itself, several write `out`/<name of the run>.
+    """One job a run over the same archive. A single one is `settings` as they are, several write `out`/<name of the run>.
 
     Raises TriageError for runs of the same name, and for what goes with a single run only.
     """
     from triagekit.scoring.predictor import adapter_folder
 
     if len(runs) == 1:
-        return [settings.model_copy(update={"run": runs[0]})]
+        return [settings]
     if settings.append_since is not None:
         raise TriageError("append_since knows one earlier job: score each run by itself, or leave it out.")
     named: dict[str, str] = {}
