@@ -191,7 +191,7 @@ class WorkerPool:
                 self._start_again(again)
             return None
         if done[0] == member.starting:
-            member.starting = None
+            member.starting = self._without_workers_since = None
             return None
         summary: JointSummary = found
         member.tasks = deque(item for item in member.tasks if item[0] != done[0])
