@@ -30,7 +30,7 @@ SMALL = (
     "prompt.max_length=384",
     "adapter.dropout=0.1",
 )
-STEPS = 12
+STEPS = 24
 
 
 def triage(slurm: MiniSlurm, directory: Path, *words: str, expect: int = 0) -> str:
@@ -122,12 +122,13 @@ class TrainingJob:
         return found
 
     @contextlib.contextmanager
-    def frozen(self) -> Iterator[list[int]]:
+    def frozen(self, at_least: int = 1) -> Iterator[list[int]]:
         """Hold the training still, so that what the test waits for happens in the middle of it."""
         processes = self.processes()
-        assert processes, f"job {self.id} has no training process\n{job_log(self.info())}"
+        assert len(processes) >= at_least, f"job {self.id} has no training process\n{job_log(self.info())}"
         for process in processes:
-            os.kill(process, signal.SIGSTOP)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGSTOP)
         try:
             yield processes
         finally:
