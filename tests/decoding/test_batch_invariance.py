@@ -18,6 +18,7 @@ from triagekit.decoding.record import DecodedRecord
 from triagekit.modeling.base import load_base, load_tokenizer
 from triagekit.modeling.int8_linear import to_int8
 from triagekit.modeling.packed_linear import pack_linears
+from triagekit.modeling.row_blocks import ROWS, in_row_blocks
 
 compiler = pytest.mark.skipif(
     not any(shutil.which(name) for name in ("c++", "g++", "clang++"))
@@ -85,9 +86,23 @@ def test_rows_come_in_fours(rows: int, expected: list[int]) -> None:
 
 def test_many_rows_come_in_few_numbers() -> None:
     device = torch.device("cpu")
-    numbers = {len(in_company(rows, device)) for rows in range(1, 8193)}
-    assert len(numbers) <= 120 and all(number % 4 == 0 for number in numbers)
+    numbers: set[int] = set()
+
+    def seen(states: torch.Tensor) -> torch.Tensor:
+        numbers.add(len(states))
+        return states
+
+    for rows in range(1, 8193):
+        in_row_blocks(seen, in_company(rows, device)[:, None])
+    assert len(numbers) <= 40 and all(number % 4 == 0 for number in numbers)
     assert all(len(in_company(rows, device)) < 1.13 * rows for rows in range(65, 8193))
+
+
+@pytest.mark.parametrize("rows", [0, 1, ROWS - 1, ROWS, ROWS + 1, 3 * ROWS, 3 * ROWS + 5])
+def test_blocks_of_rows_are_put_together_again(rows: int) -> None:
+    states = torch.arange(rows * 3.0).reshape(1, rows, 3)
+    doubled = in_row_blocks(lambda block: torch.cat([block, block], dim=-1), states)
+    assert torch.equal(doubled, torch.cat([states, states], dim=-1))
 
 
 def test_columns_are_filled_with_zeros() -> None:

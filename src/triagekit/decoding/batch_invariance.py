@@ -7,15 +7,15 @@ width in float64, where the order does not reach the digits that are kept. Batch
 LLM Inference", Thinking Machines 2025. Without compiled loops (`triagekit.decoding.kernels`), and on GPUs, attention still
 takes its own roads.
 
-Larger numbers of rows come in larger steps: oneDNN makes a kernel for each number that it meets, in a third of a millisecond,
-and keeps about a thousand.
+Larger numbers of rows come in larger steps, so that the products, which take their rows in blocks (`modeling.row_blocks`), are
+made of few numbers of them.
 """
 
 from __future__ import annotations
 
 import torch
 
-STEPS = ((64, 4), (128, 8), (512, 16), (2048, 64), (None, 128))
+STEPS = ((64, 4), (128, 8), (None, 16))
 """Up to so many rows of a matrix product, they come in multiples of this."""
 COLUMNS = 16
 """Columns too: cut among threads, others have other numbers."""

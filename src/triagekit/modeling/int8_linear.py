@@ -40,7 +40,7 @@ class Int8Linear(nn.Module):
         """`states` [..., K] → [..., N] of the same type."""
         tokens = states.reshape(-1, self.in_features).float()
         scale = (tokens.abs().amax(dim=1, keepdim=True) / _LARGEST).clamp(min=SMALLEST_SCALE)
-        rounded = (tokens / scale).round_().to(torch.int8)
+        rounded = (tokens * scale.reciprocal()).round_().to(torch.int8)
         result = torch._int_mm(rounded, self.weight.t()).to(torch.float32).mul_(scale).mul_(self.scale)
         if self.bias is not None:
             result.add_(self.bias)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from triagekit.modeling.forward import causal_model
+from triagekit.modeling.row_blocks import in_row_blocks
 
 KERNELS = "TRIAGEKIT_KERNELS"
 """`off` in this variable leaves everything to plain torch."""
@@ -38,9 +39,12 @@ def packed_product(weight: torch.Tensor, bias: torch.Tensor | None = None) -> Pr
         multiply: Any = torch.ops.mkldnn._linear_pointwise
         packed = torch.ops.mkldnn._reorder_linear_weight(exact, None)
 
-        def product(states: torch.Tensor) -> torch.Tensor:
+        def of_block(states: torch.Tensor) -> torch.Tensor:
             result: torch.Tensor = multiply(states, packed, own_bias, "none", [], "")
             return result
+
+        def product(states: torch.Tensor) -> torch.Tensor:
+            return in_row_blocks(of_block, states.contiguous())
 
         # They are torch's own, but not part of what it promises: what they compute is looked at.
         sample = torch.randn(4, exact.shape[1], generator=torch.Generator().manual_seed(0))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from triagekit.modeling.int8_linear import SMALLEST_SCALE, Int8Linear
+from triagekit.modeling.row_blocks import ROWS
 
 
 class _Latest(threading.local):
@@ -25,7 +26,7 @@ def declare(kernels: ctypes.CDLL) -> None:
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     kernels.quantise_rows.argtypes = [pointer] * 3 + [number] * 2 + [ctypes.c_float]
     kernels.quantise_rows.restype = None
-    kernels.scale_products.argtypes = [pointer] * 5 + [number] * 2
+    kernels.scale_products.argtypes = [pointer] * 4 + [number] * 2
     kernels.scale_products.restype = None
 
 
@@ -41,11 +42,11 @@ def with_fused_scales(layer: Int8Linear, kernels: ctypes.CDLL) -> Callable[..., 
         if states.dtype != torch.float32 or not states.is_contiguous():
             return own(states)
         codes, scales = _quantised(states, kernels)
-        products = torch._int_mm(codes, weight)
-        output = torch.empty(products.shape)
-        given = (products.data_ptr(), scales.data_ptr(), columns.data_ptr(), bias, output.data_ptr())
-        kernels.scale_products(*given, *products.shape)
-        return output.view(*states.shape[:-1], layer.out_features)
+        products = torch.empty(len(codes), layer.out_features, dtype=torch.int32)
+        for block, result in zip(codes.split(ROWS), products.split(ROWS), strict=True):
+            torch._int_mm(block, weight, out=result)
+        kernels.scale_products(products.data_ptr(), scales.data_ptr(), columns.data_ptr(), bias, *products.shape)
+        return products.view(torch.float32).view(*states.shape[:-1], layer.out_features)
 
     return forward
 

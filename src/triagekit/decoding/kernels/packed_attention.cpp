@@ -12,6 +12,7 @@
 
 namespace {
 
+const Integers kInOrder = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 constexpr int64_t kBlock = 32;  // keys scored at once; the places of a slot are a multiple of it
 
 // Keys [dimension, capacity] and values [capacity, dimension] of one key head; the keys first .. last are seen.
@@ -43,35 +44,29 @@ void score(const Seen& seen, const float* const* queries, int64_t dimension, flo
         const bool whole = from + block >= seen.first && from + block + kBlock - 1 <= seen.last;
         for (int row = 0; row < kRows; row++) {
             float* own = scores + row * stride + block;
-            save(own, sums[row][0] * scale);
-            save(own + kLanes, sums[row][1] * scale);
-            for (int64_t key_place = 0; !whole && key_place < kBlock; key_place++) {
-                const int64_t place = from + block + key_place;
-                if (place < seen.first || place > seen.last) own[key_place] = -INFINITY;
-            }
-            for (int64_t half = 0; half < kBlock; half += kLanes) {
-                const Vector raw = load(own + half);
-                highest[row] = raw > highest[row] ? raw : highest[row];
+            for (int half = 0; half < 2; half++) {
+                Vector scaled = sums[row][half] * scale;
+                if (!whole) {
+                    const Integers place = kInOrder + static_cast<int32_t>(from + block + half * kLanes);
+                    const Integers hidden = (place < static_cast<int32_t>(seen.first)) | (place > static_cast<int32_t>(seen.last));
+                    scaled = hidden ? all(-INFINITY) : scaled;
+                }
+                save(own + half * kLanes, scaled);
+                highest[row] = scaled > highest[row] ? scaled : highest[row];
             }
         }
     }
 }
 
 // Scores [width] to weights, in place; returns their sum.
-float weigh(float* scores, int64_t width, Vector highest) {
-    float most = -INFINITY;
-    for (int64_t lane = 0; lane < kLanes; lane++) most = highest[lane] > most ? highest[lane] : most;
+float weigh(float* scores, int64_t width, float highest) {
     Vector sum = {};
     for (int64_t place = 0; place < width; place += kLanes) {
-        const Vector raw = load(scores + place);
-        // What is hidden weighs nothing at all: exp_of would give its least.
-        const Vector weight = raw < all(-3e38f) ? Vector{} : exp_of(raw - most);
+        const Vector weight = power_of_two(load(scores + place) - highest);
         save(scores + place, weight);
         sum += weight;
     }
-    float total = 0;
-    for (int64_t lane = 0; lane < kLanes; lane++) total += sum[lane];
-    return total;
+    return sum_of(sum);
 }
 
 // Add the weighted values of `seen`, kPieces vectors from dimension `piece` on.
@@ -109,7 +104,7 @@ struct Group {
             score<kHeads>(own[token], queries + token * kHeads, dimension, scale, behind(token), stride,
                           highest + token * kHeads);
         for (int row = 0; row < kRows; row++)
-            total[row] = weigh(scores + row * stride, prefix.width() + own[row / kHeads].width(), highest[row]);
+            total[row] = weigh(scores + row * stride, prefix.width() + own[row / kHeads].width(), highest_of(highest[row]));
         int64_t piece = 0;
         for (; piece + 2 * kLanes <= dimension; piece += 2 * kLanes) sum<2>(piece);
         for (; piece < dimension; piece += kLanes) sum<1>(piece);
@@ -126,7 +121,7 @@ struct Group {
             add_values<kHeads, kPieces>(own[token], dimension, piece, behind(token), stride, sums + token * kHeads);
         for (int row = 0; row < kRows; row++)
             for (int next = 0; next < kPieces; next++)
-                save(outputs[row] + piece + next * kLanes, sums[row][next] / total[row]);
+                save(outputs[row] + piece + next * kLanes, sums[row][next] * (1.0f / total[row]));
     }
 };
 
@@ -150,7 +145,7 @@ void attend_group(const Seen& prefix, const Seen* own, const Place& place, int64
         group.queries[row] = place.query + of_token * place.query_token + of_head * place.query_head;
         group.outputs[row] = place.output + (of_token * place.heads + of_head) * place.dimension;
     }
-    group.attend(scale);
+    group.attend(scale * 1.44269504088896341f);
 }
 
 // All heads that share a key head, up to four at once.

@@ -69,31 +69,38 @@ void quantise_rows(const float* input, int8_t* codes, float* scales, int64_t row
         for (; place < width; place++) largest = std::fabs(input[place]) > largest ? std::fabs(input[place]) : largest;
         const float scale = largest / 127.0f > least_scale ? largest / 127.0f : least_scale;
         scales[row] = scale;
+        const float inverse = 1.0f / scale;
         for (place = 0; place + kLanes <= width; place += kLanes) {
-            const Vector rounded = load(input + place) / scale + magic - magic;
+            const Vector rounded = load(input + place) * inverse + magic - magic;
             const Bytes bytes = __builtin_convertvector(__builtin_convertvector(rounded, Integers), Bytes);
             std::memcpy(codes + place, &bytes, sizeof bytes);
         }
-        for (; place < width; place++) codes[place] = static_cast<int8_t>(std::nearbyint(input[place] / scale));
+        for (; place < width; place++) codes[place] = static_cast<int8_t>(std::nearbyint(input[place] * inverse));
     }
 }
 
-// Whole-number products [rows, width] times the scales of their rows and columns, plus `bias` [width] where there is one.
-void scale_products(const int32_t* products, const float* row_scales, const float* column_scales, const float* bias,
-                    float* output, int64_t rows, int64_t width) {
-    for (int64_t row = 0; row < rows; row++, products += width, output += width) {
+// Whole-number products [rows, width] (int32) to floats in their place: times the scales of their rows and columns, plus
+// `bias` [width] where there is one.
+void scale_products(void* products, const float* row_scales, const float* column_scales, const float* bias, int64_t rows,
+                    int64_t width) {
+    char* numbers = static_cast<char*>(products);
+    for (int64_t row = 0; row < rows; row++, numbers += width * static_cast<int64_t>(sizeof(float))) {
         const float scale = row_scales[row];
         int64_t place = 0;
         for (; place + kLanes <= width; place += kLanes) {
             Integers whole;
-            std::memcpy(&whole, products + place, sizeof whole);
+            std::memcpy(&whole, numbers + place * sizeof(float), sizeof whole);
             Vector number = __builtin_convertvector(whole, Vector) * scale * load(column_scales + place);
             if (bias != nullptr) number += load(bias + place);
-            save(output + place, number);
+            std::memcpy(numbers + place * sizeof(float), &number, sizeof number);
         }
-        for (; place < width; place++)
-            output[place] = static_cast<float>(products[place]) * scale * column_scales[place] +
-                            (bias != nullptr ? bias[place] : 0.0f);
+        for (; place < width; place++) {
+            int32_t whole;
+            std::memcpy(&whole, numbers + place * sizeof(float), sizeof whole);
+            const float number = static_cast<float>(whole) * scale * column_scales[place] +
+                                 (bias != nullptr ? bias[place] : 0.0f);
+            std::memcpy(numbers + place * sizeof(float), &number, sizeof number);
+        }
     }
 }
 }

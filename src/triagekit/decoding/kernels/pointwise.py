@@ -15,6 +15,7 @@ from triagekit.decoding.kernels.int8 import declare as declare_int8
 from triagekit.decoding.kernels.int8 import with_fused_scales
 from triagekit.decoding.kernels.rotary import with_fused_rotary
 from triagekit.modeling.int8_linear import Int8Linear
+from triagekit.modeling.row_blocks import in_row_blocks
 
 _TOLERANCE = 1e-5
 _found: dict[type[nn.Module], bool] = {}
@@ -134,6 +135,9 @@ def _gated(module: nn.Module, kernels: ctypes.CDLL) -> Callable[..., Any]:
     def forward(x: torch.Tensor) -> torch.Tensor:
         if not _plain(x):
             return own(x)  # type: ignore[no-any-return]
+        return in_row_blocks(of_block, x)
+
+    def of_block(x: torch.Tensor) -> torch.Tensor:
         gate, up = network.gate_proj(x), network.up_proj(x)
         if not (_plain(gate) and _plain(up)):
             return network.down_proj(network.act_fn(gate) * up)  # type: ignore[no-any-return]
