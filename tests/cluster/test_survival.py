@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cluster_helpers import end_soon, job_info, job_log, submit, wait_for_state, wait_until
+from cluster_helpers import end_soon, job_log, submit, wait_for_state, wait_until
 from mini_slurm import MiniSlurm
 from training_jobs import STEPS, TrainingJob, assert_same_result, is_warned, losses, make_training_data
 
