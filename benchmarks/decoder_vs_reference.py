@@ -69,12 +69,22 @@ def compare(schema: str, vocabulary: str, texts: list[str], folder: Path) -> dic
     found = decoder.decode(texts)
     ours = time.perf_counter() - began
     reference = ReferenceDecoder(model, segments)
-    expected = [reference.decode_one(text) for text in texts]
+    expected, closest = [], []
+    for text in texts:
+        expected.append(reference.decode_one(text))
+        closest.append(reference.closest_choice)
     both = list(zip(found, expected, strict=True))
     result = {
         "tickets": len(texts),
         "vocabulary": len(tokenizer),
         "equal_texts": sum(one.text == other.text for one, other in both),
+        # Choices that hang on a rounding error are no fault of either decoder: how close they were, and how close any other was.
+        "closest_choice_of_unequal": [
+            gap for gap, (one, other) in zip(closest, both, strict=True) if one.text != other.text
+        ],
+        "closest_choice_of_equal": min(
+            gap for gap, (one, other) in zip(closest, both, strict=True) if one.text == other.text
+        ),
         "different_texts": len({one.text for one in found}),
         "largest_confidence_difference": max(
             abs(one.confidence[name] - other.confidence[name])
