@@ -49,7 +49,7 @@ from training_vs_trl import MODELS, THREADS
 
 from triagekit.schema.schema import Schema
 
-TICKETS = {"embedded": 256, "qwen2_45m": 128}
+TICKETS = {"embedded": 960, "qwen2_45m": 128}
 STEPS = {"embedded": 150, "qwen2_45m": 100}
 ROWS = 5000
 QUICK_TICKETS, QUICK_STEPS, QUICK_ROWS = 48, 12, 500
