@@ -12,7 +12,7 @@ from scoring_helpers import SCHEMAS, segments_for
 from triagekit.decoding.decoder import record_room
 from triagekit.decoding.grammar import RecordGrammar, RecordWalk
 from triagekit.decoding.grammar_tables import GrammarTables
-from triagekit.decoding.record_states import RecordStates
+from triagekit.decoding.record_states import FINISHED, IN_TEXT, RecordStates
 from triagekit.schema import EnumField, Schema, TextField, validate_record
 
 ROWS = 24
@@ -53,11 +53,14 @@ def test_a_batch_walks_as_each_record_by_itself(
             for row in rows.tolist():
                 followers[row].catch_up(states.tokens[row, : int(states.count[row])].tolist())
                 assert not followers[row].walk.finished
-            in_text = states.in_text(rows)
+            counts, ways = states.look(rows)
+            assert counts == states.count[rows].tolist()
+            in_text = torch.tensor([way == IN_TEXT for way in ways])
+            assert torch.equal(in_text, states.in_text(rows))
             for part, is_text in ((rows[in_text], True), (rows[~in_text], False)):
                 if not len(part):
                     continue
-                spans, allowed = (None, states.text_fits(part)) if is_text else states.edges(part, states.width(part))
+                spans, allowed = (None, states.text_fits(part)) if is_text else states.edges(part, max(ways))
                 picked = []
                 for number, row in enumerate(part.tolist()):
                     columns = allowed[number].nonzero()[:, 0].tolist()
@@ -79,7 +82,7 @@ def test_a_batch_walks_as_each_record_by_itself(
                     states.take_text(part, chosen, share)
                 else:
                     states.take_edges(part, spans[torch.arange(len(part)), chosen], share)
-            rows = rows[~torch.tensor(states.finished(rows))]
+            rows = rows[torch.tensor([way != FINISHED for way in states.look(rows)[1]])]
         everything = torch.arange(ROWS)
         for row, result in enumerate(states.results(everything, [round_number] * ROWS)):
             followers[row].catch_up(states.tokens[row, : int(states.count[row])].tolist())
@@ -105,4 +108,4 @@ def test_wide_fields_have_tables_of_their_size(byte_tokenizer: object) -> None:
     opening = segments.decode(states.tokens[0, : int(states.count[0])].tolist())
     assert opening == '{"queue":"queue 0'
     assert len(tables.listed_tokens) < 200
-    assert tables.widest <= len(byte_tokenizer)  # type: ignore[arg-type]
+    assert int(tables.edge_count.max()) <= len(byte_tokenizer)  # type: ignore[arg-type]

@@ -13,7 +13,10 @@ made of few numbers of them.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+
+from triagekit.decoding.transfer import on_device
 
 STEPS = ((64, 4), (128, 8), (None, 16))
 """Up to so many rows of a matrix product, they come in multiples of this."""
@@ -21,16 +24,16 @@ COLUMNS = 16
 """Columns too: cut among threads, others have other numbers."""
 
 
-def in_company(rows: int, device: torch.device) -> torch.Tensor:
+def in_company(rows: int) -> np.ndarray:
     """Indices of `rows` rows, the last one repeated up to the next number of rows that a product is made of."""
     step = next(step for limit, step in STEPS if limit is None or rows <= limit)
-    return torch.arange(-(-rows // step) * step, device=device).clamp_(max=rows - 1)
+    return np.minimum(np.arange(-(-rows // step) * step), rows - 1)
 
 
 def with_company(hidden: torch.Tensor) -> torch.Tensor:
     """`hidden` [rows, H], the last row repeated as `in_company` does."""
-    order = in_company(len(hidden), hidden.device)
-    return hidden if len(order) == len(hidden) else hidden[order]
+    order = in_company(len(hidden))
+    return hidden if len(order) == len(hidden) else hidden[on_device(order, hidden.device)]
 
 
 def column_padded(weight: torch.Tensor) -> torch.Tensor:

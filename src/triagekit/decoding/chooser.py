@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ from torch import nn
 
 from triagekit.decoding.batch_invariance import column_padded, log_share, with_company
 from triagekit.decoding.kernels.text_choice import TextChoice
+from triagekit.decoding.record_states import IN_TEXT
+from triagekit.decoding.transfer import on_device
 from triagekit.modeling.forward import causal_model, final_logits
 from triagekit.modeling.packed_linear import Product, packed_product
 
@@ -44,18 +47,24 @@ class Chooser:
             bias = None if head.bias is None else column_padded(head.bias.detach()[tables.listed_tokens])
             self._listed = packed_product(weight, bias) or partial(nn.functional.linear, weight=weight, bias=bias)
 
-    def advance(self, states: RecordStates, rows: torch.Tensor, hidden: torch.Tensor) -> None:
+    def advance(self, states: RecordStates, rows: torch.Tensor, ways: Sequence[int], hidden: torch.Tensor) -> None:
         """Choose in these rows of `states` by their hidden states [rows, H], and take what was chosen.
 
-        The lowest id wins among equals, as in the reference decoder.
+        `ways` on from where each row stands are those that `states` tells; none is finished. The lowest id wins among
+        equals, as in the reference decoder.
         """
-        if self._tables.text_cost is None:
-            self._advance_listed(states, rows, hidden)
-            return
-        in_text = states.in_text(rows)
-        for part, advance in ((in_text, self._advance_text), (~in_text, self._advance_listed)):
-            if bool(part.any()):
-                advance(states, rows[part], hidden[part])
+        in_text = [row for row, way in enumerate(ways) if way == IN_TEXT]
+        if not in_text:
+            self._advance_listed(states, rows, hidden, max(ways))
+        elif len(in_text) == len(ways):
+            self._advance_text(states, rows, hidden)
+        else:
+            text, listed = (
+                on_device(part, rows.device)
+                for part in (in_text, [row for row, way in enumerate(ways) if way != IN_TEXT])
+            )
+            self._advance_text(states, rows[text], hidden[text])
+            self._advance_listed(states, rows[listed], hidden[listed], max(ways))
 
     def _advance_text(self, states: RecordStates, rows: torch.Tensor, hidden: torch.Tensor) -> None:
         logits = self._logits(self._head, hidden)
@@ -67,9 +76,9 @@ class Chooser:
         best, token = allowed.max(dim=-1)
         states.take_text(rows, token, log_share(best, allowed))
 
-    def _advance_listed(self, states: RecordStates, rows: torch.Tensor, hidden: torch.Tensor) -> None:
+    def _advance_listed(self, states: RecordStates, rows: torch.Tensor, hidden: torch.Tensor, widest: int) -> None:
         tables = self._tables
-        spans, allowed = states.edges(rows, states.width(rows))
+        spans, allowed = states.edges(rows, widest)
         columns = tables.edge_column[spans]
         logits = self._listed_logits(hidden).gather(1, columns).masked_fill(~allowed, -torch.inf)
         best, place = logits.max(dim=-1)

@@ -14,11 +14,13 @@ from triagekit.decoding.chooser import Chooser
 from triagekit.decoding.counts import DecodeCounts
 from triagekit.decoding.grammar import RecordGrammar
 from triagekit.decoding.grammar_tables import GrammarTables
-from triagekit.decoding.key_value_store import KeyValueStore, PrefixPass, PromptPass, RecordPass
+from triagekit.decoding.key_value_store import KeyValueStore
 from triagekit.decoding.lanes import lane_count, run_lanes
+from triagekit.decoding.passes import PrefixPass, PromptPass, RecordPass
 from triagekit.decoding.prefixed_attention import last_hidden_states, prefixed_attention_of
 from triagekit.decoding.record import DecodedRecord
-from triagekit.decoding.record_states import RecordStates
+from triagekit.decoding.record_states import FINISHED, RecordStates
+from triagekit.decoding.transfer import on_device
 from triagekit.errors import TriageError
 from triagekit.modeling.forward import causal_model, project_to_logits
 from triagekit.modeling.int8_linear import Int8Linear
@@ -106,9 +108,11 @@ class BatchedDecoder:
         """State of as many records."""
         return RecordStates(self.grammar, self._tables, slots, self._room, self._device)
 
-    def advance(self, states: RecordStates, slots: torch.Tensor, prefixed: PromptPass | RecordPass) -> None:
-        """One forward pass, and the choice of each row behind it."""
-        self._chooser.advance(states, slots, last_hidden_states(self._model, prefixed))
+    def advance(
+        self, states: RecordStates, slots: torch.Tensor, ways: Sequence[int], prefixed: PromptPass | RecordPass
+    ) -> None:
+        """One forward pass, and the choice of each row behind it, among its `ways` on."""
+        self._chooser.advance(states, slots, ways, last_hidden_states(self._model, prefixed))
 
     def store(self, slots: int) -> KeyValueStore:
         """Room for the keys and values of as many rows, behind the prefix."""
@@ -134,18 +138,16 @@ class BatchedDecoder:
         own = torch.stack(
             [causal(input_ids=torch.tensor([row], device=self._device), use_cache=False).logits[0, -1] for row in whole]
         ).float()
-        slots = torch.arange(len(rows), device=self._device)
-        lengths = torch.tensor([len(row) for row in rows], device=self._device)
-        zeros = torch.zeros_like(lengths)
+        slots = range(len(rows))
         try:
             with prefixed_attention_of(self._model):
                 first = PrefixPass(prefix, self._device)
                 last_hidden_states(self._model, first)
                 store = KeyValueStore(first, len(rows))
-                last_hidden_states(self._model, PromptPass(store, slots, rows))
+                last_hidden_states(self._model, PromptPass(store, slots, rows, self._device))
                 tokens = torch.full((len(rows), 1), 8, device=self._device)
                 states = last_hidden_states(
-                    self._model, RecordPass(store, slots, lengths, tokens, zeros, torch.ones_like(zeros))
+                    self._model, RecordPass(store, slots, [len(row) for row in rows], tokens, [0, 0], [1, 1])
                 )
                 ours = project_to_logits(self._model, states).float()
         except (TypeError, AttributeError, RuntimeError, KeyError) as error:
@@ -174,8 +176,8 @@ class _Batch:
         self._store = decoder.store(self._slots)
         self._device = self._states.count.device
         self._rows: list[_Waiting | None] = [None] * self._slots
-        self._length = torch.zeros(self._slots, dtype=torch.long, device=self._device)
-        self._sent = torch.zeros(self._slots, dtype=torch.long, device=self._device)
+        # Of each slot, on the host: tokens stored, tokens of the record that are stored, tokens of the record, ways on.
+        self._length, self._sent, self._count, self._ways = ([0] * self._slots for _ in range(4))
 
     def run(self, stop: threading.Event) -> None:
         """Until every row has its record, or there is no use in going on."""
@@ -198,57 +200,59 @@ class _Batch:
         fitting = max(1, _PROMPT_TOKENS // len(self._waiting[0].ids))
         free = free[: min(len(self._waiting), fitting)]
         rows = [self._waiting.popleft() for _ in free]
-        slots = torch.tensor(free, device=self._device)
+        slots = on_device(free, self._device)
         self._states.begin(slots)
+        self._look(free, slots)
         for slot, row in zip(free, rows, strict=True):
             self._rows[slot] = row
-        lengths = [len(row.ids) for row in rows]
-        self._length[slots] = torch.tensor(lengths, device=self._device)
-        self._sent[slots] = self._states.count[slots]
+            self._length[slot], self._sent[slot] = len(row.ids), self._count[slot]
         if self._collect(free):
             return  # nothing to choose in any record of this schema
-        prefixed = PromptPass(self._store, slots, [row.ids for row in rows])
+        prefixed = PromptPass(self._store, free, [row.ids for row in rows], self._device)
         self.counts.prompt_tokens += prefixed.tokens
         self.counts.padded_prompt_tokens += prefixed.padded_tokens
-        self._advance(slots, prefixed)
-        self._collect(free)
+        self._advance(free, slots, prefixed)
 
     def _go_on(self, busy: list[int]) -> None:
         """What each row has emitted goes through the model, and its next choice is made."""
-        slots = torch.arange(self._slots, device=self._device) if len(busy) == self._slots else None
-        slots = torch.tensor(busy, device=self._device) if slots is None else slots
-        sent, count = self._sent[slots], self._states.count[slots]
-        prefixed = RecordPass(self._store, slots, self._length[slots], self._states.tokens[slots], sent, count)
+        length, sent, count = ([values[slot] for slot in busy] for values in (self._length, self._sent, self._count))
+        prefixed = RecordPass(self._store, busy, length, self._states.tokens, sent, count)
         self.counts.slot_steps += self._slots
         self.counts.busy_slot_steps += len(busy)
-        self._length[slots] += count - sent
-        self._sent[slots] = count
-        self._advance(slots, prefixed)
-        self._collect(busy)
+        for slot in busy:
+            self._length[slot] += self._count[slot] - self._sent[slot]
+            self._sent[slot] = self._count[slot]
+        self._advance(busy, on_device(busy, self._device), prefixed)
 
-    def _advance(self, slots: torch.Tensor, prefixed: PromptPass | RecordPass) -> None:
+    def _advance(self, places: list[int], slots: torch.Tensor, prefixed: PromptPass | RecordPass) -> None:
         self.counts.passes += 1
         self.counts.tokens += prefixed.tokens
-        self._decoder.advance(self._states, slots, prefixed)
+        self._decoder.advance(self._states, slots, [self._ways[place] for place in places], prefixed)
+        self._look(places, slots)
+        self._collect(places)
+
+    def _look(self, places: list[int], slots: torch.Tensor) -> None:
+        """The only look at values from pass to pass: a GPU is waited for here, and nowhere else."""
+        for place, count, ways in zip(places, *self._states.look(slots), strict=True):
+            self._count[place], self._ways[place] = count, ways
 
     def _collect(self, slots: list[int]) -> bool:
         """Take finished records out of their slots; whether all of these were finished."""
-        index = torch.tensor(slots, device=self._device)
-        finished = self._states.finished(index)
-        done = [slot for slot, ended in zip(slots, finished, strict=True) if ended]
+        done = [slot for slot in slots if self._ways[slot] == FINISHED]
         if done:
             rows = [row for slot in done if (row := self._rows[slot]) is not None]
-            records = self._states.results(torch.tensor(done, device=self._device), [row.cut for row in rows])
+            records = self._states.results(on_device(done, self._device), [row.cut for row in rows])
             for slot, row, record in zip(done, rows, records, strict=True):
                 self._results[row.place] = record
                 self._rows[slot] = None
         return len(done) == len(slots)
 
     def _compact(self, busy: list[int]) -> None:
-        index = torch.tensor(busy, device=self._device)
+        index = on_device(busy, self._device)
         self._store.keep(index)
         self._states.keep(index)
-        self._length, self._sent = self._length[index], self._sent[index]
+        for values in (self._length, self._sent, self._count, self._ways):
+            values[:] = [values[slot] for slot in busy]
         self._rows = [self._rows[slot] for slot in busy]
         self._slots = len(busy)
 

@@ -61,10 +61,8 @@ class GrammarTables:
     edge_last_tag: torch.Tensor
     edge_room: torch.Tensor
     conditional: torch.Tensor
-    widest: int
-    """Edges of the widest place."""
     widest_conditional: int
-    """The same among places with conditions; 0 where no tags are written."""
+    """Edges of the widest place with conditions; 0 where no tags are written."""
     listed_tokens: torch.Tensor
     jump_target: torch.Tensor
     jump_field: torch.Tensor
@@ -139,7 +137,6 @@ class _TableBuilder:
             edge_last_tag=tensor(last_tag),
             edge_room=tensor(grammar.edge_room[edges_of_spans]),
             conditional=tensor(conditional, torch.bool),
-            widest=int(edge_count.max(initial=0)),
             widest_conditional=int(edge_count[conditional].max(initial=0)),
             listed_tokens=tensor(listed),
             jump_target=tensor(self._jump_table()),

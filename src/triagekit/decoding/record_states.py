@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from triagekit.decoding.grammar import RecordGrammar
     from triagekit.decoding.grammar_tables import GrammarTables
 
+FINISHED, IN_TEXT = -1, 0
+"""Ways on from where a record stands, if it is not among so many edges."""
 _NO_TAG = -1
 _NOT_BEGUN = -1
 
@@ -24,8 +26,8 @@ class RecordStates:
     """State of `rows` records. `tokens` [rows, room] holds what each has emitted, `count` how many; the last column is
     where tokens go that are none.
 
-    Methods that take `rows` (indices, distinct) advance those records only. No method waits for a GPU, but for
-    `finished` and `results`.
+    Methods that take `rows` (indices, distinct) advance those records only. No method waits for a GPU, but for `look` and
+    `results`.
     """
 
     def __init__(
@@ -84,9 +86,13 @@ class RecordStates:
         """Which rows are writing free text."""
         return self.tables.place_text[self.place[rows]] >= 0
 
-    def finished(self, rows: torch.Tensor) -> list[bool]:
-        """Which records are complete."""
-        return (self.place[rows] == END).tolist()
+    def look(self, rows: torch.Tensor) -> tuple[list[int], list[int]]:
+        """Of each row: how many tokens it has emitted, and its ways on: the number of edges to choose among, IN_TEXT or
+        FINISHED. All that a batch has to know of values from pass to pass, in one transfer."""
+        place = self.place[rows]
+        ways = torch.where(self.in_text(rows), IN_TEXT, self.tables.edge_count[place])
+        counts, ways_on = torch.stack([self.count[rows], torch.where(place == END, FINISHED, ways)]).tolist()
+        return counts, ways_on
 
     def text_room(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Of the free text of each row: its state, the cost that still fits, the token that ends it, and if it may end."""
@@ -118,10 +124,6 @@ class RecordStates:
             condition = tables.edge_last_tag[spans]
             allowed &= (condition < 0) | ((condition > last) & (tables.edge_room[spans] <= room))
         return spans, allowed
-
-    def width(self, rows: torch.Tensor) -> int:
-        """Edges of the widest of these rows' places; of the widest of all where looking would mean waiting."""
-        return self.tables.widest if self._static else int(self.tables.edge_count[self.place[rows]].max())
 
     def take_edges(self, rows: torch.Tensor, spans: torch.Tensor, log_share: torch.Tensor) -> None:
         """Take the chosen edges. `log_share`: natural logarithm of each choice's share among what was allowed."""

@@ -19,5 +19,5 @@ def in_row_blocks(function: Callable[[torch.Tensor], torch.Tensor], states: torc
     rows = states.view(-1, states.shape[-1])
     if len(rows) <= ROWS:
         return function(states)
-    results = torch.cat([function(block) for block in rows.split(ROWS)])
+    results = torch.cat([function(block) for block in torch.split(rows, ROWS)])
     return results.view(*states.shape[:-1], results.shape[-1])

@@ -43,7 +43,7 @@ def with_fused_scales(layer: Int8Linear, kernels: ctypes.CDLL) -> Callable[..., 
             return own(states)
         codes, scales = _quantised(states, kernels)
         products = torch.empty(len(codes), layer.out_features, dtype=torch.int32)
-        for block, result in zip(codes.split(ROWS), products.split(ROWS), strict=True):
+        for block, result in zip(torch.split(codes, ROWS), torch.split(products, ROWS), strict=True):
             torch._int_mm(block, weight, out=result)
         kernels.scale_products(products.data_ptr(), scales.data_ptr(), columns.data_ptr(), bias, *products.shape)
         return products.view(torch.float32).view(*states.shape[:-1], layer.out_features)
