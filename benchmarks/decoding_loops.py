@@ -49,7 +49,7 @@ def main() -> None:
         work.mkdir(parents=True, exist_ok=True)
         for model in options.models:
             task = json.loads(prepare(model, work, options).read_text(encoding="utf-8"))
-            figures[model] = compare(task["run"], task["texts"], options.rounds)
+            figures[model] = compare(task["runs"]["json"], task["texts"], options.rounds)
     print(write_record("decoding_loops", {"batch": BATCH, "tickets": options.tickets, "models": figures}))
 
 

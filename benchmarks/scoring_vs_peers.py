@@ -9,12 +9,13 @@ is the best of a small sweep before the first round.
     python benchmarks/scoring_vs_peers.py               # all engines, both models
     python benchmarks/scoring_vs_peers.py --engines openvino --models embedded --tickets 64 --work .peers/work
 
-An engine's time is that of generating alone, after it was loaded and has answered one ticket, so that prefix caches are
-filled. Ours includes tokenising the tickets and rendering the records; the others' does not.
+An engine's time is that of generating alone, after it was loaded and has answered 64 tickets, so that caches are filled and
+kernels made. Ours includes tokenising the tickets and rendering the records; the others' does not.
 
 - ours: `Predictor.predict` on the run's adapter folder. ours_int8: the same with weights and activations in 8 bits.
 - ours_compact, ours_compact_int8: a run trained alike in the compact format; the same JSON from fewer tokens. ours_labels,
-  ours_labels_int8: the first run's labels without the free text. Less work for the same labels, so these stand apart.
+  ours_labels_int8: the first run's labels without the free text. ours_compact_labels_int8: a run that was never taught any, in
+  the compact format. Less work for the same labels, so these stand apart.
 - openvino, openvino_int8: OpenVINO GenAI with continuous batching, prefix cache and structured output. int8 (weights, and
   activations quantised on the way, its own default) is less exact work, so it stands apart.
 - vllm: vLLM's CPU build, with prefix cache and structured output.
@@ -42,7 +43,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from peers.engines import ENGINES, PEERS, EngineFailed, best_settings, ceiling, process_environment, run_engine
+from peers.engines import (
+    ENGINES,
+    PEERS,
+    EngineFailed,
+    best_settings,
+    ceiling,
+    further_runs,
+    process_environment,
+    run_engine,
+)
 from peers.judge import judge, show
 from record import write_record
 from training_vs_trl import MODELS, THREADS
@@ -134,7 +144,7 @@ def prepare(model: str, work: Path, options: argparse.Namespace) -> Path:
     tickets = options.tickets or (QUICK_TICKETS if options.quick else TICKETS[model])
     steps, rows = (QUICK_STEPS, QUICK_ROWS) if options.quick else (STEPS[model], ROWS)
     words = [sys.executable, PEERS / "prepare.py", work, model, tickets, steps, rows]
-    words += ["compact"] if any("compact" in name for name in options.engines) else []
+    words += further_runs(options.engines)
     print(f"{model}: a run, its merged model and its prompts …", flush=True)
     done = subprocess.run(
         [str(word) for word in words],

@@ -47,7 +47,7 @@ def main() -> None:
         content = json.loads(task.read_text(encoding="utf-8"))
         direct = [rate(task)]
         with tempfile.TemporaryFile("w+") as log:
-            process, port = serve(content["run"], log)
+            process, port = serve(content["runs"]["json"], log)
             try:
                 found = [under_load(port, content["texts"], count, options.seconds) for count in options.clients]
             finally:

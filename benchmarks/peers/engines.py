@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,14 +69,21 @@ def _openvino(weights: str) -> tuple[Settings, ...]:
 ENGINES = {
     "ours": Engine("ours.py", None, tuple({"batch": size} for size in (64, 128, 256))),
     "ours_int8": Engine("ours.py", None, tuple({"batch": size, "precision": "int8"} for size in (64, 128, 256))),
-    "ours_compact": Engine("ours.py", None, tuple({"batch": size, "format": "compact"} for size in (64, 128, 256))),
+    "ours_compact": Engine("ours.py", None, tuple({"batch": size, "run": "compact"} for size in (64, 128, 256))),
     "ours_compact_int8": Engine(
-        "ours.py", None, tuple({"batch": size, "format": "compact", "precision": "int8"} for size in (128, 256))
+        "ours.py", None, tuple({"batch": size, "run": "compact", "precision": "int8"} for size in (128, 256))
     ),
     "ours_labels_int8": Engine(
         "ours.py", None, tuple({"batch": size, "fields": ["labels"], "precision": "int8"} for size in (128, 256))
     ),
     "ours_labels": Engine("ours.py", None, tuple({"batch": size, "fields": ["labels"]} for size in (64, 128, 256))),
+    "ours_compact_labels_int8": Engine(
+        "ours.py",
+        None,
+        tuple(
+            {"batch": size, "run": "compact_labels", "fields": ["labels"], "precision": "int8"} for size in (128, 256)
+        ),
+    ),
     "openvino": Engine("openvino_engine.py", "openvino", _openvino("fp32")),
     "openvino_int8": Engine("openvino_engine.py", "openvino", _openvino("int8")),
     "vllm": Engine("vllm_engine.py", "vllm", _sweep(64, 16, 128)),
@@ -83,6 +91,11 @@ ENGINES = {
     "transformers_xgrammar": Engine("transformers_xgrammar.py", "xgrammar", _sweep(32, 8)),
     "transformers_generate": Engine("transformers_generate.py", None, tuple({"batch": size} for size in (32, 8))),
 }
+
+
+def further_runs(engines: Sequence[str]) -> list[str]:
+    """Runs that they score with, the common one left out."""
+    return list(dict.fromkeys(str(s["run"]) for name in engines for s in ENGINES[name].sweep if "run" in s))
 
 
 def best_settings(name: str, task: Path, again: bool) -> list[dict[str, Any]]:

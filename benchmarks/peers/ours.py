@@ -16,8 +16,7 @@ def main() -> None:
     task, settings = read_request()
     torch.set_num_threads(task.threads)
     precision = settings.get("precision", "fp32")
-    run = task.compact_run if settings.get("format") == "compact" else task.run
-    assert run is not None
+    run = task.runs[settings.get("run", "json")]
     fields = settings.get("fields")
     predictor = Predictor.from_run(run, device="cpu", batch_size=settings["batch"], precision=precision, fields=fields)
     records: list[dict[str, Any] | None] = []

@@ -1,7 +1,8 @@
 """A task in a work folder: tickets, a trained run, its merged model, its prompts. What stands there already is kept.
 
-Called by the benchmark in a process of its own: `python prepare.py WORK MODEL TICKETS STEPS ROWS [compact]`. Prints the path
-of the task last.
+Called by the benchmark in a process of its own: `python prepare.py WORK MODEL TICKETS STEPS ROWS [RUN …]`. Prints the path of
+the task last. RUN names further runs, trained alike but for what they write: `compact` the same records in the compact format,
+`compact_labels` records without free text in it.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import yaml
 from schema_forms import schema_forms
 from training_vs_trl import MODELS, THREADS, base_of
 
 from triagekit.cli.main import main as triage_main
+from triagekit.data.dataset import ProcessedDataset
 from triagekit.files.atomic import write_json
 
 LEARNING_RATES = {"embedded": 2e-3, "qwen2_45m": 1e-3}
@@ -28,12 +31,14 @@ def main() -> None:
     work, model = Path(sys.argv[1]).resolve(), sys.argv[2]
     tickets, steps, rows = map(int, sys.argv[3:6])
     data = generated(work / f"data-{rows}", rows)
-    run = trained(work, model, data, steps, "json")
-    compact = trained(work, model, data, steps, "compact") if sys.argv[6:] == ["compact"] else None
-    merged = work / f"merged-{run.name}"
+    runs = {"json": trained(work, model, data, steps, "json")}
+    for name in sys.argv[6:]:
+        own = without_text(data) if name == "compact_labels" else data
+        runs[name] = trained(work, model, own, steps, name)
+    merged = work / f"merged-{runs['json'].name}"
     if not (merged / "export.json").is_file():
-        triage("export", "merge", run, "--out", merged, "--dtype", "fp32", "--check-rows", 2)
-    print(write_task(work, run, compact, merged, data, tickets))
+        triage("export", "merge", runs["json"], "--out", merged, "--dtype", "fp32", "--check-rows", 2)
+    print(write_task(work, runs, merged, data, tickets))
 
 
 def triage(*words: object) -> None:
@@ -54,9 +59,30 @@ def generated(folder: Path, rows: int) -> Path:
     return data
 
 
-def trained(work: Path, model: str, data: Path, steps: int, record_format: str) -> Path:
+def without_text(data: Path) -> Path:
+    """The same tickets in the same splits, their records without free text."""
+    folder = data.with_name("labels")
+    if not (folder / "manifest.json").is_file():
+        document = yaml.safe_load((data / "schema.yaml").read_text(encoding="utf-8"))
+        document["fields"] = [field for field in document["fields"] if field["kind"] != "text"]
+        schema = data.with_name("labels.yaml")
+        schema.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+        source = data.with_name("raw.jsonl")
+        triage("data", "prepare", "it_tickets", "--schema", schema, "--source", source, "--out", folder)
+    seen, kept_out = (
+        {row.text for split in splits for row in ProcessedDataset.open(place).rows(split)}
+        for place, splits in ((folder, ("train",)), (data, ("val", "test")))
+    )
+    if seen & kept_out:
+        raise SystemExit(
+            f"{len(seen & kept_out)} tickets of {data} that are to be scored are in the training split of {folder}."
+        )
+    return folder
+
+
+def trained(work: Path, model: str, data: Path, steps: int, kind: str) -> Path:
     """A run with explicit prompts, trained just long enough that its records look like records."""
-    name = f"{model}-{steps}" if record_format == "json" else f"{model}-{steps}-{record_format}"
+    name = f"{model}-{steps}" if kind == "json" else f"{model}-{steps}-{kind}"
     if (work / "runs" / name / "summary.json").is_file():
         return work / "runs" / name
     bases = work / "bases"
@@ -70,7 +96,7 @@ def trained(work: Path, model: str, data: Path, steps: int, record_format: str) 
         "precision": "fp32",
         "prompt.strategy": "explicit",
         "prompt.max_length": 1024,
-        "prompt.record_format": record_format,
+        "prompt.record_format": kind.split("_")[0],
         "batch.effective": ROWS_OF_A_STEP,
         "batch.micro": ROWS_OF_A_STEP,
         "optimizer.learning_rate": LEARNING_RATES[model],
@@ -84,11 +110,10 @@ def trained(work: Path, model: str, data: Path, steps: int, record_format: str) 
     return work / "runs" / name
 
 
-def write_task(work: Path, run: Path, compact: Path | None, merged: Path, data: Path, tickets: int) -> Path:
+def write_task(work: Path, runs: dict[str, Path], merged: Path, data: Path, tickets: int) -> Path:
     """The task of `tickets` tickets that the model was not trained on, as `request.Task`, with its facts beside it."""
     from safetensors import safe_open
 
-    from triagekit.data.dataset import ProcessedDataset
     from triagekit.modeling.adapter_folder import read_card
     from triagekit.modeling.base import load_tokenizer
     from triagekit.modeling.segments import SegmentTokenizer
@@ -114,8 +139,7 @@ def write_task(work: Path, run: Path, compact: Path | None, merged: Path, data: 
         "records": [dict(row.record) for row in rows],
     }
     task = {
-        "run": str(run),
-        "compact_run": compact and str(compact),
+        "runs": {name: str(run) for name, run in runs.items()},
         "model": str(merged),
         "texts": texts,
         "prefix": prefix,
@@ -126,7 +150,7 @@ def write_task(work: Path, run: Path, compact: Path | None, merged: Path, data: 
         "schemas": schema_forms(dataset.schema),
         "threads": THREADS,
     }
-    path = work / f"task-{run.name}-{tickets}.json"
+    path = work / f"task-{runs['json'].name}-{tickets}.json"
     write_json(path, task)
     write_json(path.with_suffix(".facts.json"), {**facts, "schema": dataset.schema.to_dict()})
     return path

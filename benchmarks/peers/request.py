@@ -16,15 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+WARM_UP = 64
+"""Tickets before the clock starts: every engine fills its caches and makes its kernels, which an archive pays for once."""
+
 
 @dataclass(frozen=True)
 class Task:
     """One model, its tickets and its schema. Prompts are `prefix`, the same for all, and the ticket's `own` token ids."""
 
-    run: str
-    """Folder of the trained run: adapter on its base."""
-    compact_run: str | None
-    """The same of a run that was trained alike in the compact format; None where no engine asks for it."""
+    runs: dict[str, str]
+    """Folders of trained runs (adapter on its base): `json`, and those trained alike that engines ask for (see prepare.py)."""
     model: str
     """Plain Hugging Face folder of the merged model, fp32."""
     texts: list[str]
@@ -63,11 +64,11 @@ def read_request() -> tuple[Task, dict[str, Any]]:
 
 
 def answer(task: Task, generate: Callable[[list[int]], Answer], facts: Callable[[Answer], dict[str, Any]]) -> None:
-    """Warm up on one ticket, generate for all of them, print. `generate` takes the numbers of the tickets it is to do.
+    """Warm up, generate for all tickets, print. `generate` takes the numbers of the tickets it is to do.
 
     Turning token ids into text is not in the time. `facts` adds figures, after the clock has stopped.
     """
-    generate([0])
+    generate(list(range(WARM_UP))[: len(task.texts)])
     cpu, wall = time.process_time(), time.perf_counter()
     found = generate(list(range(len(task.texts))))
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
