@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from triagekit.service.batcher import ModelBroken
+from triagekit.scoring.garbage import keep_what_is_loaded
 from triagekit.service.settings import ServeSettings
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def load_run(settings: ServeSettings, served: ServedRun) -> Callable[[Sequence[s
     )
     # What is computed once (the prefix's keys and values) should not wait for the first caller.
     predictor.predict([PROBE])
+    keep_what_is_loaded()
     card = predictor.adapter.card
     served.schema = predictor.schema
     served.fingerprints = {
