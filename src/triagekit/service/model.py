@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from triagekit.service.batcher import ModelBroken
 from triagekit.scoring.garbage import keep_what_is_loaded
+from triagekit.service.batcher import ModelBroken
 from triagekit.service.settings import ServeSettings
 
 if TYPE_CHECKING:
