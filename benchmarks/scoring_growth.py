@@ -1,8 +1,11 @@
-"""What scoring costs as work grows: more tickets, and fields with more values. Both should cost nearly nothing more a ticket.
+"""What scoring costs as work grows: more tickets, and fields with more values, should cost nearly nothing more a ticket; two
+workers on two cores should do twice what one does on one.
 
-The embedded base, untrained, reads generated tickets behind short prompts, in one process.
+The embedded base, untrained, reads generated tickets behind short prompts, in one process. With `--run`, an archive job scores
+with that run, its workers kept to as many cores as there are of them.
 
     python benchmarks/scoring_growth.py [--rows 1000 10000] [--values 10 1000 10000] [--tickets 500]
+    python benchmarks/scoring_growth.py --rows 1000 10000 100000 --run runs/lora-seed1 --archive-rows 20000
 
 Time a ticket is a ratio to the smallest case of the same run. Memory is the peak of a fresh process for each case.
 """
@@ -11,14 +14,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
-from record import write_record
+from record import triage, write_record
 
 SHARD = 2048
 
@@ -28,6 +34,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000, 10_000])
     parser.add_argument("--values", type=int, nargs="+", default=[10, 1_000, 10_000])
     parser.add_argument("--tickets", type=int, default=500, help="tickets of the cases with many values")
+    parser.add_argument(
+        "--run", type=Path, help="a finished run that reads generated tickets; without one, no archive job"
+    )
+    parser.add_argument("--archive-rows", type=int, default=20_000)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--child", nargs=2, type=int, metavar=("ROWS", "VALUES"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -41,7 +52,37 @@ def main() -> None:
         group.append(found)
         found["seconds_a_ticket_ratio"] = round(found["seconds_a_ticket"] / group[0]["seconds_a_ticket"], 3)
         print(json.dumps(found), flush=True)
+    if options.run is not None:
+        figures["more workers"] = more_workers(options.run, options.archive_rows, options.workers)
     print(write_record("scoring_growth", figures))
+
+
+def more_workers(run: Path, rows: int, numbers: list[int]) -> list[dict[str, Any]]:
+    """The same archive with so many workers, a core each."""
+    cores = sorted(os.sched_getaffinity(0))
+    if max(numbers) > len(cores):
+        raise SystemExit(f"{max(numbers)} workers need a core each; here are {len(cores)}.")
+    found: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / "archive.jsonl"
+        triage("data", "generate", "--rows", rows, "--seed", 6, "--out", archive)
+        for workers in numbers:
+            os.sched_setaffinity(0, cores[:workers])
+            try:
+                scores = Path(folder) / f"scores-{workers}"
+                triage("score", archive, "--run", run, "--out", scores, "--device", "cpu", f"workers={workers}")
+            finally:
+                os.sched_setaffinity(0, cores)
+            manifest = json.loads((scores / "manifest.json").read_text(encoding="utf-8"))
+            case = {"workers": workers, **{name: manifest[name] for name in ("rows_out", "seconds", "rows_per_second")}}
+            found.append(
+                {
+                    **case,
+                    "of_the_first": round(case["rows_per_second"] / found[0]["rows_per_second"], 3) if found else 1.0,
+                }
+            )
+            print(json.dumps(found[-1]), flush=True)
+    return found
 
 
 def in_a_process(rows: int, values: int) -> dict[str, Any]:
