@@ -1,6 +1,7 @@
 """Ways of training compared fairly on real tickets: `triage sweep` as anyone would run it, and a record of what came out.
 
     python benchmarks/methods_sweep.py it_service --rows 500 --epochs 2 --out /tmp/sweeps [--methods lora hybrid full]
+    python benchmarks/methods_sweep.py it_service_formats --rows 5000 --epochs 2 --out /tmp/sweeps      # JSON or values alone
     python benchmarks/methods_sweep.py itsm_imbalance --rows 1000 --epochs 1.5 --config hybrid --rates 2e-3 --out /tmp/sweeps
     python benchmarks/methods_sweep.py --table          # the tables of docs/methods.md, from the records
 
@@ -24,6 +25,7 @@ from triagekit.files.resources import find_config
 SETS = {
     "it_service": ("it_service_tickets_38k", "it_service_tickets_38k.parquet", "sweep_methods", None, 128),
     "endava": ("endava", "endava_raw_5k.parquet", "sweep_methods", None, 128),
+    "it_service_formats": ("it_service_tickets_38k", "it_service_tickets_38k.parquet", "record_formats", None, 128),
     "itsm_imbalance": ("itsm_assignment", "itsm_assignment_8500.parquet", "imbalance", "assignment_group", 256),
 }
 
@@ -111,7 +113,8 @@ def settings(
 def figures(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """What the report shows, with the macro-F1 of every run, and without the machine's folders."""
     compared = json.loads((folder / "comparison.json").read_text())
-    rates = {row["method"]: row for row in json.loads((folder / "learning_rates.json").read_text())}
+    tried = folder / "learning_rates.json"
+    rates = {row["method"]: row for row in json.loads(tried.read_text())} if tried.is_file() else {}
     methods = {}
     for own in compared["methods"]:
         measured = [
