@@ -7,6 +7,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from triagekit.cli.scoring_options import add_runs
 from triagekit.cluster.launcher_arguments import launcher_parser, run_launcher
 from triagekit.cluster.ray_script import load_score_settings
 from triagekit.cluster.submitit_launch import Launched, Launcher
@@ -14,7 +15,8 @@ from triagekit.cluster.submitit_launch import Launched, Launcher
 
 def work(options: argparse.Namespace, words: list[str], launcher: Launcher) -> Sequence[Launched]:
     """Submit the archive job."""
-    return [launcher.score(load_score_settings(options.config, words), options.nodes)]
+    settings = load_score_settings(options.config, words, options.run_folders)
+    return [launcher.score(settings, options.nodes, options.run_folders)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "a score config: YAML file or shipped name such as default",
     )
     parser.add_argument("--nodes", type=int, metavar="N", help="nodes of the Ray cluster (default: the site's)")
+    add_runs(parser)
     return run_launcher(parser, work, arguments)
 
 

@@ -107,7 +107,31 @@ def test_submission_goes_to_the_scores_own_folder(tmp_path, monkeypatch):
     assert "workers: 3" in (job.folder / "config.yaml").read_text()
     (out / "manifest.json").write_text("{}")
     with pytest.raises(TriageError, match="is complete"):
-        refuse_second_score(out)
+        refuse_second_score(settings)
+
+
+def test_several_runs_are_one_job_until_all_are_scored(tmp_path, monkeypatch):
+    fake = FakeSlurm(tmp_path / "slurm")
+    fake.answers("sbatch", ("5\n", "", 0))
+    monkeypatch.setenv("PATH", f"{fake.folder}:/usr/bin:/bin")
+    monkeypatch.setattr(slurm_commands.time, "sleep", lambda seconds: None)
+    runs, out = [str(tmp_path / "runs" / name) for name in ("tickets", "change risk")], tmp_path / "scores"
+    for run in runs:
+        (Path(run) / "adapter").mkdir(parents=True)
+        (Path(run) / "adapter" / "triagekit.json").write_text("{}")
+    settings = load_score_settings("default", ["archive=a.csv", f"out={out}"], runs)
+    job = submit_score(settings, load_site("test"), runs=runs, nodes=1)
+    assert f"score a.csv --run {runs[0]} --run '{runs[1]}' --out {out}" in job.text
+    for name in ("tickets", "change risk"):
+        refuse_second_score(settings, runs, ask_slurm=False)
+        (out / name).mkdir()
+        (out / name / "manifest.json").write_text("{}")
+    with pytest.raises(TriageError, match="is complete"):
+        refuse_second_score(settings, runs)
+    with pytest.raises(TriageError, match="both say which run"):
+        load_score_settings("default", ["archive=a.csv", "run=runs/x", f"out={out}"], runs)
+    with pytest.raises(TriageError, match="There is no run at"):
+        submit_score(settings, load_site("test"), runs=[runs[0], str(tmp_path / "runs" / "other")], dry_run=True)
 
 
 def test_blocks_of_neighbouring_jobs_do_not_meet_and_stay_below_the_systems_own():

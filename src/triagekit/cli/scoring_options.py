@@ -22,3 +22,15 @@ def add_scoring_options(parser: argparse.ArgumentParser) -> None:
         help="of the weights; int8 rounds weights and activations, on CPUs only; nf4 keeps the base in 4 bits, for small "
         "cards (default: auto)",
     )
+
+
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """The option that names one run or several, for jobs whose other settings are `key=value`."""
+    parser.add_argument(
+        "--run",
+        dest="run_folders",
+        action="append",
+        default=[],
+        metavar="RUN",
+        help="instead of run=RUN; several, each with its --run, go over the archive in one pass",
+    )

@@ -37,16 +37,27 @@ _REASONS = {
 }
 
 
-def load_score_settings(name_or_path: str, overrides: Sequence[str] = ()) -> ScoreSettings:
-    """Settings of an archive job; `archive`, `run` and `out` are usually among the `key=value` overrides."""
+def load_score_settings(name_or_path: str, overrides: Sequence[str] = (), runs: Sequence[str] = ()) -> ScoreSettings:
+    """Settings of an archive job; `archive`, `run` and `out` are usually among the `key=value` overrides.
+
+    `runs`: what was given with --run, instead of `run=`; the first one's stand for all. Raises TriageError where both are.
+    """
     from triagekit.scoring.settings import ScoreSettings
 
-    return load_settings(ScoreSettings, find_config("score", name_or_path), overrides)
+    if runs and any(word.startswith("run=") for word in overrides):
+        raise TriageError("run= and --run both say which run: give every run with --run.")
+    return load_settings(
+        ScoreSettings, find_config("score", name_or_path), [*overrides, *(f"run={run}" for run in runs[:1])]
+    )
 
 
-def score_words(settings: ScoreSettings, config: Path) -> list[str]:
-    """What follows `triage score`: the stored settings, and what the command wants to be told by name."""
-    return [settings.archive, "--run", settings.run, "--out", settings.out, "--config", str(config)]
+def score_words(settings: ScoreSettings, config: Path, runs: Sequence[str] = ()) -> list[str]:
+    """What follows `triage score`: the stored settings, and what the command wants to be told by name.
+
+    `runs`: several that go over the archive in one pass, instead of the settings' own.
+    """
+    named = [word for run in runs or [settings.run] for word in ("--run", run)]
+    return [settings.archive, *named, "--out", settings.out, "--config", str(config)]
 
 
 def score_script(
@@ -99,20 +110,22 @@ def submit_score(
     settings: ScoreSettings,
     site: SiteSettings,
     *,
+    runs: Sequence[str] = (),
     nodes: int | None = None,
     dependency: str | None = None,
     dry_run: bool = False,
 ) -> SubmittedJob:
     """Submit an archive job; its script and logs go to `<out>/jobs/<n>-score/`.
 
-    Raises TriageError where such a job is in the queue already, or the scores are complete.
+    `runs`: several that go over the archive in one pass, instead of the settings' own.
+    Raises TriageError where such a job is in the queue already, or the scores are complete, and for runs that cannot be scored
+    together.
     """
     out = Path(settings.out).expanduser()
-    refuse_second_score(out, ask_slurm=not dry_run)
+    refuse_second_score(settings, runs, ask_slurm=not dry_run)
     folder = next_job_folder(out, KIND, dry_run=dry_run)
-    script = score_script(
-        score_words(settings, folder / "config.yaml"), name=f"score-{out.name}", folder=folder, site=site, nodes=nodes
-    )
+    words = score_words(settings, folder / "config.yaml", runs)
+    script = score_script(words, name=f"score-{out.name}", folder=folder, site=site, nodes=nodes)
     return submit_job(
         script,
         folder,
@@ -121,15 +134,18 @@ def submit_score(
         dependency=dependency,
         dry_run=dry_run,
         files={"config.yaml": to_yaml(settings)},
-        card={"archive": settings.archive, "run": settings.run, "out": settings.out},
+        card={"archive": settings.archive, "run": ", ".join(runs or [settings.run]), "out": settings.out},
     )
 
 
-def refuse_second_score(out: Path, ask_slurm: bool = True) -> None:
-    """Raises TriageError when these scores are complete, or a job for them is waiting or running."""
+def refuse_second_score(settings: ScoreSettings, runs: Sequence[str] = (), ask_slurm: bool = True) -> None:
+    """Raises TriageError when these scores are complete, of every run, or a job for them is waiting or running."""
     from triagekit.scoring.manifest import MANIFEST_FILE
+    from triagekit.scoring.settings import for_runs
 
-    if (out / MANIFEST_FILE).is_file():
+    out = Path(settings.out).expanduser()
+    folders = [Path(own.out).expanduser() for own in for_runs(settings, runs or [settings.run])]
+    if all((folder / MANIFEST_FILE).is_file() for folder in folders):
         raise TriageError(
             f"{out} is complete ({MANIFEST_FILE} is there): there is nothing to submit. Give another out."
         )

@@ -164,15 +164,18 @@ class Launcher:
             card={"rung": choice.rung.name, "passed_over": list(choice.passed_over)},
         )
 
-    def score(self, settings: Any, nodes: int | None = None) -> Launched:
-        """An archive; on several nodes of a site, with one Ray cluster over them."""
+    def score(self, settings: Any, nodes: int | None = None, runs: Sequence[str] = ()) -> Launched:
+        """An archive; on several nodes of a site, with one Ray cluster over them.
+
+        `runs`: several that go over it in one pass, instead of the settings' own.
+        """
         out = Path(settings.out).expanduser()
-        refuse_second_score(out, ask_slurm=self.site is not None)
+        refuse_second_score(settings, runs, ask_slurm=self.site is not None)
         folder = next_job_folder(out, SCORE)
         write_text(folder / "config.yaml", to_yaml(settings))
         place, count = self.score_place(nodes)
         module = ["-m", "triagekit.cluster.ray_cluster", "--"] if count > 1 else [*MODULE, "score"]
-        words = {SCORE: [*module, *score_words(settings, folder / "config.yaml")]}
+        words = {SCORE: [*module, *score_words(settings, folder / "config.yaml", runs)]}
         return self.launch(SCORE, out, words, place, folder=folder, nodes=count, setup=TOKEN_LINES if count > 1 else ())
 
     def score_place(self, nodes: int | None) -> tuple[RungPlace | None, int]:

@@ -147,7 +147,7 @@ def score_archives(many: Sequence[ScoreSettings], progress: Progress | None = No
 def _prepare(settings: ScoreSettings) -> _Job:
     """Read and check everything that is small. Nothing is written yet."""
     from triagekit.modeling.adapter_folder import read_card
-    from triagekit.scoring.predictor import adapter_folder
+    from triagekit.scoring.adapter_place import adapter_folder
 
     adapter = adapter_folder(settings.run)
     card = read_card(adapter)

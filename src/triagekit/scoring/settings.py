@@ -98,7 +98,7 @@ def for_runs(settings: ScoreSettings, runs: Sequence[str]) -> list[ScoreSettings
 
     Raises TriageError for runs of the same name, and for what goes with a single run only.
     """
-    from triagekit.scoring.predictor import adapter_folder
+    from triagekit.scoring.adapter_place import adapter_folder
 
     if len(runs) == 1:
         return [settings]

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from triagekit.cli.scoring_options import add_runs
+
 if TYPE_CHECKING:
     from triagekit.cluster.sites import SiteSettings
     from triagekit.cluster.start_times import RungStart
@@ -65,6 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
             own.add_argument("--name", help="name of the run folder (default: <config>-seed<seed>)")
         if kind == "score":
             own.add_argument("--nodes", type=int, metavar="N", help="nodes of the Ray cluster (default: the site's)")
+            add_runs(own)
         if kind in _DIFFERENT_RUNGS:
             own.add_argument("--policy", choices=["best", "soonest", "best-within"], help="default: the site's")
             own.add_argument("--patience", metavar="TIME", help="for best-within, e.g. 4h (default: the site's)")
@@ -142,8 +145,11 @@ def _evaluate(options: argparse.Namespace, words: list[str], site: SiteSettings)
 def _score(options: argparse.Namespace, words: list[str], site: SiteSettings) -> int:
     from triagekit.cluster.ray_script import load_score_settings, submit_score
 
-    settings = load_score_settings(options.config, words)
-    job = submit_score(settings, site, nodes=options.nodes, dependency=_dependency(options), dry_run=options.dry_run)
+    runs = options.run_folders
+    settings = load_score_settings(options.config, words, runs)
+    job = submit_score(
+        settings, site, runs=runs, nodes=options.nodes, dependency=_dependency(options), dry_run=options.dry_run
+    )
     return _report(options, [job])
 
 
