@@ -21,13 +21,15 @@ from record import RESULTS, real_data, triage, write_record
 
 from triagekit.files.resources import find_config
 
-# (data config, source file, sweep, label field that is weighted and sampled, prompt.max_length)
-SETS = {
+# (data config, source file (None: generated tickets), sweep, label field that is weighted and sampled, prompt.max_length)
+SETS: dict[str, tuple[str, str | None, str, str | None, int]] = {
     "it_service": ("it_service_tickets_38k", "it_service_tickets_38k.parquet", "sweep_methods", None, 128),
     "endava": ("endava", "endava_raw_5k.parquet", "sweep_methods", None, 128),
     "it_service_formats": ("it_service_tickets_38k", "it_service_tickets_38k.parquet", "record_formats", None, 128),
+    "it_tickets_formats": ("it_tickets", None, "record_formats", None, 1024),
     "itsm_imbalance": ("itsm_assignment", "itsm_assignment_8500.parquet", "imbalance", "assignment_group", 256),
 }
+GENERATED = 8000
 
 
 def main() -> None:
@@ -59,12 +61,19 @@ def run(options: argparse.Namespace) -> None:
     config, source, sweep, field, length = SETS[options.set]
     data = options.out / "data" / options.set
     if not (data / "manifest.json").is_file():
-        prepare(config, real_data() / source, data)
+        prepare(config, generated(data.with_suffix(".jsonl")) if source is None else real_data() / source, data)
     name = f"{options.set}_{options.rows}"
     path = options.out / f"{name}.yaml"
     path.write_text(yaml.safe_dump(settings(options, sweep, field, name, data, length), sort_keys=False))
     triage("sweep", path, "--jobs", options.jobs, "--limit", options.test_rows)
     print(write_record(f"methods_{name}", figures(options.out / "sweeps" / name, options)))
+
+
+def generated(path: Path) -> Path:
+    """As many tickets as the smaller real sets hold."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    triage("data", "generate", "--rows", GENERATED, "--seed", 7, "--out", path)
+    return path
 
 
 def prepare(config: str, source: Path, data: Path) -> None:
