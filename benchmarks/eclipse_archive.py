@@ -32,7 +32,7 @@ from record import real_data, triage, write_record
 SHARD_ROWS = 250
 COVERAGES = (0.1, 0.25, 0.5, 0.75, 1.0)
 VICTIMS = ("driver", "worker", "raylet")
-LONGEST_WAIT = 1.0
+LONGEST_WAIT = 0.6
 """Seconds between a part that was written and the kill, at most."""
 
 
