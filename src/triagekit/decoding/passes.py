@@ -5,6 +5,7 @@ What they have to know of their rows, the host knows: none waits for a GPU.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import chain
 
@@ -57,27 +58,23 @@ class PrefixEnd:
         return attend_to_keys(query[None], *self._prefix.layers[layer], scale)[0][0].transpose(0, 1)
 
 
-class PromptPass:
-    """Rows that begin: their own prompt tokens, of like length because they are padded to the longest in attention.
+class _RowsPass(ABC):
+    """New tokens of some rows, behind what their slots hold and behind the prefix.
 
-    This pass and the next hold some tokens twice (see `batch_invariance`): stored twice at one place, they are one.
+    Some stand there twice (see `batch_invariance`): stored twice at one place, they are one.
     """
 
-    def __init__(
-        self, store: KeyValueStore, slots: Sequence[int], rows: Sequence[Sequence[int]], device: torch.device
-    ) -> None:
-        """`rows[r]` are the own tokens of slot `slots[r]`."""
-        lengths = np.array([len(row) for row in rows])
-        self._store, self.rows, self.tokens, self._width = store, len(rows), int(lengths.sum()), int(lengths.max())
-        store.reserve(self._width)
-        order, of_row, columns, last = _packed(lengths)
-        tokens = np.fromiter(chain.from_iterable(rows), np.int64, self.tokens)[order]
-        self.ids, self._rows, self._places, self._slots = on_device(
-            np.stack([tokens, of_row, columns, np.asarray(slots)[of_row]]), device
-        )
-        self.positions = self._places + store.prefix_length
-        self.last = on_device(last, device)
-        self.padded_tokens = self.rows * self._width
+    ids: torch.Tensor
+    positions: torch.Tensor
+    last: torch.Tensor
+    rows: int
+    tokens: int
+    """New ones, each counted once."""
+    _store: KeyValueStore
+    _slots: torch.Tensor
+    _places: torch.Tensor
+    _longest: int
+    """Own tokens of the longest row, the new ones among them."""
 
     def store(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
         """See Pass."""
@@ -88,25 +85,56 @@ class PromptPass:
     ) -> torch.Tensor:
         """See Pass."""
         self.store(layer, key, value)
-        window = _in_force(window, self._store.prefix_length + self._width)
+        window = _in_force(window, self._store.prefix_length + self._longest)
         if self._store.kernel is not None:
             return self._store.attend(layer, query, self._slots, self._places, scale, window)
-        output, sums = causal_attention(self._spread(query), self._spread(key), self._spread(value), scale, window)
-        own = (output.transpose(1, 2)[self._rows, self._places], sums.transpose(1, 2)[self._rows, self._places])
+        own = self._own(layer, query, key, value, scale, window)
         return self._store.with_prefix(layer, query, self.positions, own, scale, window)
 
     def last_tokens(self) -> LastTokens:
         """See Pass."""
-        return LastTokens(self._store, self.rows, self._slots[self.last], self._places[self.last], self._width)
+        return LastTokens(self._store, self.rows, self._slots[self.last], self._places[self.last], self._longest)
+
+    @abstractmethod
+    def _own(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attention to the rows' own tokens: output [T, H, D] and log-sum-exp [T, H]."""
+
+
+class PromptPass(_RowsPass):
+    """Rows that begin: their own prompt tokens, of like length because they are padded to the longest in attention."""
+
+    def __init__(
+        self, store: KeyValueStore, slots: Sequence[int], rows: Sequence[Sequence[int]], device: torch.device
+    ) -> None:
+        """`rows[r]` are the own tokens of slot `slots[r]`."""
+        lengths = np.array([len(row) for row in rows])
+        self._store, self.rows, self.tokens, self._longest = store, len(rows), int(lengths.sum()), int(lengths.max())
+        store.reserve(self._longest)
+        order, of_row, columns, last = _packed(lengths)
+        tokens = np.fromiter(chain.from_iterable(rows), np.int64, self.tokens)[order]
+        self.ids, self._rows, self._places, self._slots = on_device(
+            np.stack([tokens, of_row, columns, np.asarray(slots)[of_row]]), device
+        )
+        self.positions = self._places + store.prefix_length
+        self.last = on_device(last, device)
+        self.padded_tokens = self.rows * self._longest
+
+    def _own(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        output, sums = causal_attention(self._spread(query), self._spread(key), self._spread(value), scale, window)
+        return output.transpose(1, 2)[self._rows, self._places], sums.transpose(1, 2)[self._rows, self._places]
 
     def _spread(self, packed: torch.Tensor) -> torch.Tensor:
-        """[heads, T, D] to [rows, heads, width, D], zeros behind each row."""
-        spread = packed.new_zeros(self.rows, self._width, packed.shape[0], packed.shape[2])
+        """[heads, T, D] to [rows, heads, longest, D], zeros behind each row."""
+        spread = packed.new_zeros(self.rows, self._longest, packed.shape[0], packed.shape[2])
         spread[self._rows, self._places] = packed.transpose(0, 1)
         return spread.transpose(1, 2)
 
 
-class RecordPass:
+class RecordPass(_RowsPass):
     """Rows that go on: what each has emitted since its last pass, behind what its slot holds."""
 
     def __init__(
@@ -134,18 +162,9 @@ class RecordPass:
         store.reserve(self._longest)
         self._biases: dict[tuple[int | None, int], torch.Tensor] = {}
 
-    def store(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
-        """See Pass."""
-        self._store.write(layer, key, value, self._slots, self._places)
-
-    def attend(
+    def _own(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int | None
-    ) -> torch.Tensor:
-        """See Pass."""
-        self.store(layer, key, value)
-        window = _in_force(window, self._store.prefix_length + self._longest)
-        if self._store.kernel is not None:
-            return self._store.attend(layer, query, self._slots, self._places, scale, window)
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         keys, values = self._store.own[layer]
         queries = query.new_zeros(self._store.slots, self._width, query.shape[0], query.shape[2])
         queries[self._slots, self._columns] = query.transpose(0, 1)
@@ -153,12 +172,7 @@ class RecordPass:
         output, sums = attend_to_keys(
             queries.transpose(1, 2), keys[:, :, : self._longest], values[:, :, : self._longest], scale, bias
         )
-        own = (output[self._slots, :, self._columns], sums[self._slots, :, self._columns])
-        return self._store.with_prefix(layer, query, self.positions, own, scale, window)
-
-    def last_tokens(self) -> LastTokens:
-        """See Pass."""
-        return LastTokens(self._store, self.rows, self._slots[self.last], self._places[self.last], self._longest)
+        return output[self._slots, :, self._columns], sums[self._slots, :, self._columns]
 
     def _bias(self, window: int | None, shared: int, dtype: torch.dtype) -> torch.Tensor:
         """The same for all layers with this window."""
