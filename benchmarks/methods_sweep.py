@@ -1,7 +1,7 @@
 """Ways of training compared fairly on real tickets: `triage sweep` as anyone would run it, and a record of what came out.
 
     python benchmarks/methods_sweep.py it_service --rows 500 --epochs 2 --out /tmp/sweeps [--methods lora hybrid full]
-    python benchmarks/methods_sweep.py it_service_formats --rows 5000 --epochs 2 --out /tmp/sweeps      # JSON or values alone
+    python benchmarks/methods_sweep.py it_service_formats --rows 5000 --epochs 1 --out /tmp/sweeps      # JSON or values alone
     python benchmarks/methods_sweep.py itsm_imbalance --rows 1000 --epochs 1.5 --config hybrid --rates 2e-3 --out /tmp/sweeps
     python benchmarks/methods_sweep.py --table          # the tables of docs/methods.md, from the records
 

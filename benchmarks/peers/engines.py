@@ -95,7 +95,7 @@ ENGINES = {
 
 def further_runs(engines: Sequence[str]) -> list[str]:
     """Runs that they score with, the common one left out."""
-    return list(dict.fromkeys(str(s["run"]) for name in engines for s in ENGINES[name].sweep if "run" in s))
+    return list(dict.fromkeys(str(tried["run"]) for name in engines for tried in ENGINES[name].sweep if "run" in tried))
 
 
 def best_settings(name: str, task: Path, again: bool) -> list[dict[str, Any]]:

@@ -40,7 +40,7 @@ _REASONS = {
 def load_score_settings(name_or_path: str, overrides: Sequence[str] = (), runs: Sequence[str] = ()) -> ScoreSettings:
     """Settings of an archive job; `archive`, `run` and `out` are usually among the `key=value` overrides.
 
-    `runs`: what was given with --run, instead of `run=`; the first one's stand for all. Raises TriageError where both are.
+    `runs`: what was given with --run instead of `run=`; the settings name the first. Raises TriageError where both are given.
     """
     from triagekit.scoring.settings import ScoreSettings
 

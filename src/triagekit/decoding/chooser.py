@@ -59,10 +59,8 @@ class Chooser:
         elif len(in_text) == len(ways):
             self._advance_text(states, rows, hidden)
         else:
-            text, listed = (
-                on_device(part, rows.device)
-                for part in (in_text, [row for row, way in enumerate(ways) if way != IN_TEXT])
-            )
+            text = on_device(in_text, rows.device)
+            listed = on_device([row for row, way in enumerate(ways) if way != IN_TEXT], rows.device)
             self._advance_text(states, rows[text], hidden[text])
             self._advance_listed(states, rows[listed], hidden[listed], max(ways))
 

@@ -232,7 +232,7 @@ class _Batch:
         self._collect(places)
 
     def _look(self, places: list[int], slots: torch.Tensor) -> None:
-        """The only look at values from pass to pass: a GPU is waited for here, and nowhere else."""
+        """The only look at values that every pass takes: a GPU is waited for here, and besides only to read finished records."""
         for place, count, ways in zip(places, *self._states.look(slots), strict=True):
             self._count[place], self._ways[place] = count, ways
 

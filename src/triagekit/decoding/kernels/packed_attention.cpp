@@ -62,6 +62,7 @@ void score(const Seen& seen, const float* const* queries, int64_t dimension, flo
 float weigh(float* scores, int64_t width, float highest) {
     Vector sum = {};
     for (int64_t place = 0; place < width; place += kLanes) {
+        // What is hidden, at minus infinity, weighs nothing at all.
         const Vector weight = power_of_two(load(scores + place) - highest);
         save(scores + place, weight);
         sum += weight;
@@ -145,7 +146,7 @@ void attend_group(const Seen& prefix, const Seen* own, const Place& place, int64
         group.queries[row] = place.query + of_token * place.query_token + of_head * place.query_head;
         group.outputs[row] = place.output + (of_token * place.heads + of_head) * place.dimension;
     }
-    group.attend(scale * 1.44269504088896341f);
+    group.attend(scale * 1.44269504088896341f);  // log2 e: weights are powers of two
 }
 
 // All heads that share a key head, up to four at once.

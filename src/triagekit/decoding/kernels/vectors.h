@@ -68,6 +68,7 @@ inline Vector power_of_two(Vector x) {
     return x < all(-126.0f) ? Vector{} : power;
 }
 
+// Sum and maximum of a vector by halves: lane by lane, each would wait for the one before.
 typedef float Half __attribute__((vector_size(32)));
 typedef float Quarter __attribute__((vector_size(16)));
 
