@@ -9,7 +9,7 @@ from request import Answer, answer, read_request
 
 from triagekit.modeling.segments import SegmentTokenizer
 from triagekit.modeling.template import PromptTemplate
-from triagekit.scoring.garbage import keep_what_is_loaded
+from triagekit.scoring.process_memory import prepare_for_tickets
 from triagekit.scoring.predictor import Predictor
 
 
@@ -20,7 +20,7 @@ def main() -> None:
     run = task.runs[settings.get("run", "json")]
     fields = settings.get("fields")
     predictor = Predictor.from_run(run, device="cpu", batch_size=settings["batch"], precision=precision, fields=fields)
-    keep_what_is_loaded()  # as a worker does
+    prepare_for_tickets()  # as a worker does
     records: list[dict[str, Any] | None] = []
 
     def generate(places: list[int]) -> Answer:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from triagekit.errors import TriageError
 from triagekit.files.remote import any_path
-from triagekit.scoring.garbage import keep_what_is_loaded
+from triagekit.scoring.process_memory import prepare_for_tickets
 from triagekit.scoring.plan import PlannedShard, as_planned, read_rows
 from triagekit.scoring.worker import ScoreWorker, WorkerOrder
 
@@ -68,7 +68,7 @@ class JointScoreWorker:
             # At once: otherwise there would be as many bases in memory as runs, if only until the last is loaded.
             share_frozen(opened)
         pack_linears([adapter.model for adapter in opened])
-        keep_what_is_loaded()
+        prepare_for_tickets()
         self._opened = True
         return None
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from triagekit.scoring.garbage import keep_what_is_loaded
+from triagekit.scoring.process_memory import prepare_for_tickets
 from triagekit.service.batcher import ModelBroken
 from triagekit.service.settings import ServeSettings
 
@@ -64,7 +64,7 @@ def load_run(settings: ServeSettings, served: ServedRun) -> Callable[[Sequence[s
     )
     # What is computed once (the prefix's keys and values) should not wait for the first caller.
     predictor.predict([PROBE])
-    keep_what_is_loaded()
+    prepare_for_tickets()
     card = predictor.adapter.card
     served.schema = predictor.schema
     served.fingerprints = {
