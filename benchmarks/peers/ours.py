@@ -9,8 +9,8 @@ from request import Answer, answer, read_request
 
 from triagekit.modeling.segments import SegmentTokenizer
 from triagekit.modeling.template import PromptTemplate
-from triagekit.scoring.process_memory import prepare_for_tickets
 from triagekit.scoring.predictor import Predictor
+from triagekit.scoring.process_memory import prepare_for_tickets
 
 
 def main() -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from triagekit.errors import TriageError
 from triagekit.files.remote import any_path
-from triagekit.scoring.process_memory import prepare_for_tickets
 from triagekit.scoring.plan import PlannedShard, as_planned, read_rows
+from triagekit.scoring.process_memory import prepare_for_tickets
 from triagekit.scoring.worker import ScoreWorker, WorkerOrder
 
 if TYPE_CHECKING:

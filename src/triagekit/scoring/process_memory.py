@@ -8,8 +8,9 @@ import gc
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 """Names of mallopt's settings in glibc's malloc.h."""
 _KEPT_BYTES = 512 * 1024**2
-_LARGEST_BYTES = 256 * 1024**2
 _GROWTH_BYTES = 64 * 1024**2
+_LARGEST_BYTES = (256 * 1024**2, 32 * 1024**2)
+"""Of a piece that is kept: what we want, and the most that older versions take."""
 
 
 def prepare_for_tickets() -> None:
@@ -37,7 +38,9 @@ def keep_what_is_freed() -> bool:
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # another C library, or a system where a process has no name for its own
+    except (AttributeError, OSError, TypeError):  # another C library, or a system that has no such handle
         return False
-    settings = ((_TRIM_THRESHOLD, _KEPT_BYTES), (_TOP_PAD, _GROWTH_BYTES), (_MMAP_THRESHOLD, _LARGEST_BYTES))
-    return all([mallopt(name, value) == 1 for name, value in settings])
+    # Any setting ends the library's own search for a good bound on pieces. Without that bound, the others do harm.
+    if not any(mallopt(_MMAP_THRESHOLD, size) for size in _LARGEST_BYTES):
+        return False
+    return bool(mallopt(_TRIM_THRESHOLD, _KEPT_BYTES) and mallopt(_TOP_PAD, _GROWTH_BYTES))
