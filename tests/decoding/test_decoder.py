@@ -84,7 +84,7 @@ def test_the_batch_a_ticket_is_in_does_not_change_its_record(
     backwards = BatchedDecoder(model, segments, batch_size=7).decode(texts[::-1])[::-1]
     assert_equal(together, alone)
     assert_equal(together, backwards)
-    monkeypatch.setattr("triagekit.decoding.decoder._PROMPT_TOKENS", 150)
+    monkeypatch.setattr("triagekit.decoding.batch._PROMPT_TOKENS", 150)
     decoder = BatchedDecoder(model, segments, batch_size=40)
     assert_equal(decoder.decode(texts), together)
     assert decoder.counts.padded_prompt_tokens >= decoder.counts.prompt_tokens > 10 * 150

@@ -64,23 +64,44 @@ class Chooser:
             self._advance_text(states, rows[text], hidden[text])
             self._advance_listed(states, rows[listed], hidden[listed], max(ways))
 
+    def advance_static(
+        self, states: RecordStates, rows: torch.Tensor, choosing: torch.Tensor, hidden: torch.Tensor
+    ) -> None:
+        """The same in those of `rows` that are `choosing` (boolean), by operations of shapes that depend on no value: whatever a
+        row writes, the work is that of free text and of the widest choice."""
+        tables = self._tables
+        if tables.text_cost is None:
+            text, listed = None, self._listed_logits(hidden)
+        else:
+            logits = self._logits(self._head, hidden)
+            text, listed = self._text_among(states, rows, logits), logits[:, tables.listed_tokens]
+        states.take_either(rows, choosing, self._edge_among(states, rows, listed, tables.widest), text)
+
     def _advance_text(self, states: RecordStates, rows: torch.Tensor, hidden: torch.Tensor) -> None:
-        logits = self._logits(self._head, hidden)
+        states.take_text(rows, *self._text_among(states, rows, self._logits(self._head, hidden)))
+
+    def _advance_listed(self, states: RecordStates, rows: torch.Tensor, hidden: torch.Tensor, widest: int) -> None:
+        states.take_edges(rows, *self._edge_among(states, rows, self._listed_logits(hidden), widest))
+
+    def _text_among(
+        self, states: RecordStates, rows: torch.Tensor, logits: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The most probable token that may follow in each row's free text, and the logarithm of its share."""
         if self._text_choice is not None:
-            states.take_text(rows, *self._text_choice.choose(logits, *states.text_room(rows)))
-            return
+            return self._text_choice.choose(logits, *states.text_room(rows))
         fits = states.text_fits(rows)
         allowed = logits[:, : fits.shape[1]].masked_fill(~fits, -torch.inf)
         best, token = allowed.max(dim=-1)
-        states.take_text(rows, token, log_share(best, allowed))
+        return token, log_share(best, allowed)
 
-    def _advance_listed(self, states: RecordStates, rows: torch.Tensor, hidden: torch.Tensor, widest: int) -> None:
-        tables = self._tables
+    def _edge_among(
+        self, states: RecordStates, rows: torch.Tensor, listed: torch.Tensor, widest: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The most probable edge on from each row's place, by the logits of the listed tokens, and the logarithm of its share."""
         spans, allowed = states.edges(rows, widest)
-        columns = tables.edge_column[spans]
-        logits = self._listed_logits(hidden).gather(1, columns).masked_fill(~allowed, -torch.inf)
+        logits = listed.gather(1, self._tables.edge_column[spans]).masked_fill(~allowed, -torch.inf)
         best, place = logits.max(dim=-1)
-        states.take_edges(rows, spans.gather(1, place[:, None])[:, 0], log_share(best, logits))
+        return spans.gather(1, place[:, None])[:, 0], log_share(best, logits)
 
     def _listed_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits [rows, at least the listed tokens]."""

@@ -60,6 +60,8 @@ class GrammarTables:
     edge_column: torch.Tensor
     edge_last_tag: torch.Tensor
     edge_room: torch.Tensor
+    widest: int
+    """Edges of the widest place, at least one."""
     conditional: torch.Tensor
     widest_conditional: int
     """Edges of the widest place with conditions; 0 where no tags are written."""
@@ -136,6 +138,7 @@ class _TableBuilder:
             edge_column=tensor(edge_column),
             edge_last_tag=tensor(last_tag),
             edge_room=tensor(grammar.edge_room[edges_of_spans]),
+            widest=int(edge_count.max(initial=1)),
             conditional=tensor(conditional, torch.bool),
             widest_conditional=int(edge_count[conditional].max(initial=0)),
             listed_tokens=tensor(listed),

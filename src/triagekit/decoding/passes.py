@@ -1,4 +1,4 @@
-"""The three kinds of forward pass that fill a key/value store: the prefix, prompts that begin, records that go on.
+"""The kinds of forward pass that fill a key/value store: the prefix, prompts that begin, records that go on.
 
 What they have to know of their rows, the host knows: none waits for a GPU.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -134,32 +135,13 @@ class PromptPass(_RowsPass):
         return spread.transpose(1, 2)
 
 
-class RecordPass(_RowsPass):
-    """Rows that go on: what each has emitted since its last pass, behind what its slot holds."""
+class _EmittedPass(_RowsPass):
+    """Rows that go on, of every slot at most `_width` tokens; `_columns` tells the place of each among its slot's new ones."""
 
-    def __init__(
-        self,
-        store: KeyValueStore,
-        slots: Sequence[int],
-        lengths: Sequence[int],
-        tokens: torch.Tensor,
-        sent: Sequence[int],
-        count: Sequence[int],
-    ) -> None:
-        """For the rows in `slots`: `lengths[r]` tokens are stored; those of `tokens[slots[r]]` from `sent[r]` to `count[r]` are
-        new, at least one."""
-        device, stored, begin = tokens.device, np.asarray(lengths), np.asarray(sent)
-        new = np.asarray(count) - begin
-        self._store, self.rows, self.tokens = store, len(slots), int(new.sum())
-        self._width, self._longest = int(new.max()), int((stored + new).max())
-        _, of_row, columns, last = _packed(new)
-        self._slots, places, self._columns, self._places = on_device(
-            np.stack([np.asarray(slots)[of_row], begin[of_row] + columns, columns, stored[of_row] + columns]), device
-        )
-        self.ids = tokens[self._slots, places]
-        self.positions = self._places + store.prefix_length
-        self.last = on_device(last, device)
-        store.reserve(self._longest)
+    _columns: torch.Tensor
+    _width: int
+
+    def __init__(self) -> None:
         self._biases: dict[tuple[int | None, int], torch.Tensor] = {}
 
     def _own(
@@ -184,6 +166,78 @@ class RecordPass(_RowsPass):
             seen = seen_slots(query_places, torch.arange(self._longest, device=device), window)
             self._biases[window, shared] = bias_of(seen, shared, dtype)
         return self._biases[window, shared]
+
+
+class RecordPass(_EmittedPass):
+    """Rows that go on: what each has emitted since its last pass, behind what its slot holds."""
+
+    def __init__(
+        self,
+        store: KeyValueStore,
+        slots: Sequence[int],
+        lengths: Sequence[int],
+        tokens: torch.Tensor,
+        sent: Sequence[int],
+        count: Sequence[int],
+    ) -> None:
+        """For the rows in `slots`: `lengths[r]` tokens are stored; those of `tokens[slots[r]]` from `sent[r]` to `count[r]` are
+        new, at least one."""
+        super().__init__()
+        device, stored, begin = tokens.device, np.asarray(lengths), np.asarray(sent)
+        new = np.asarray(count) - begin
+        self._store, self.rows, self.tokens = store, len(slots), int(new.sum())
+        self._width, self._longest = int(new.max()), int((stored + new).max())
+        _, of_row, columns, last = _packed(new)
+        self._slots, places, self._columns, self._places = on_device(
+            np.stack([np.asarray(slots)[of_row], begin[of_row] + columns, columns, stored[of_row] + columns]), device
+        )
+        self.ids = tokens[self._slots, places]
+        self.positions = self._places + store.prefix_length
+        self.last = on_device(last, device)
+        store.reserve(self._longest)
+
+
+class StaticPass(_EmittedPass):
+    """The same of all slots, by tensors alone and of shapes that depend on no value: a GPU can be given many such passes
+    before the first is done, and a CUDA graph can repeat one.
+
+    There are `budget` tokens in it. Slots that have emitted more than `width`, or that come when nothing is left, send the rest
+    in passes to come; places that are left over hold the last token once more.
+    """
+
+    def __init__(
+        self,
+        store: KeyValueStore,
+        tokens: torch.Tensor,
+        sent: torch.Tensor,
+        count: torch.Tensor,
+        lengths: torch.Tensor,
+        shape: StaticShape,
+    ) -> None:
+        """Of slot s, those of `tokens[s]` from `sent[s]` to `count[s]` are new, maybe none; `lengths[s]` are stored."""
+        super().__init__()
+        self._store, self.rows, self.tokens = store, store.slots, shape.budget
+        self._width, self._longest = shape.width, shape.longest
+        new = (count - sent).clamp(max=shape.width)
+        before = new.cumsum(0) - new
+        self.taken = torch.minimum(new, (shape.budget - before).clamp(min=0))
+        """[slots]: tokens of each slot in this pass."""
+        ends = self.taken.cumsum(0)
+        packed = torch.minimum(torch.arange(shape.budget, device=tokens.device), (ends[-1] - 1).clamp(min=0))
+        self._slots = torch.searchsorted(ends, packed, right=True).clamp(max=store.slots - 1)
+        self._columns = (packed - (ends - self.taken)[self._slots]).clamp(min=0)
+        self._places = (lengths[self._slots] + self._columns).clamp(max=shape.longest - 1)
+        self.ids = tokens[self._slots, sent[self._slots] + self._columns]
+        self.positions = self._places + store.prefix_length
+        self.last = (ends - 1).clamp(min=0)
+
+
+class StaticShape(NamedTuple):
+    """Of a StaticPass: its tokens, the most of one slot, and the most that a slot holds, the new ones among them."""
+
+    budget: int
+    width: int
+    longest: int
 
 
 class LastTokens:

@@ -133,17 +133,25 @@ class RecordStates:
 
     def take_text(self, rows: torch.Tensor, tokens: torch.Tensor, log_share: torch.Tensor) -> None:
         """Take the chosen tokens of free text."""
-        tables = self.tables
-        assert tables.text_cost is not None and tables.text_state is not None
         self.log_confidence[rows, self.field(rows)] += log_share
-        text = tables.place_text[self.place[rows]]
-        state = self.text_state[rows]
-        ends = _may_end(state) & (tokens == tables.text_terminator[text])
-        cost = tables.text_cost[state, tokens]
-        self.text_state[rows] = torch.where(ends, state, tables.text_state[state, tokens].long())
-        self.text_left[rows] -= torch.where(ends, 0, cost)
-        self._emit(rows, tokens)
-        self._end_text(rows, ends)
+        self._write_text(rows, tokens)
+        self._follow(rows)
+
+    def take_either(
+        self,
+        rows: torch.Tensor,
+        choosing: torch.Tensor,
+        edges: tuple[torch.Tensor, torch.Tensor],
+        text: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> None:
+        """In the rows that are `choosing`, take the token of `text` where free text is written, and the edge elsewhere, each
+        with its `log_share`. What is given for the other rows may be anything."""
+        in_text = self.in_text(rows)
+        share = edges[1] if text is None else torch.where(in_text, text[1], edges[1])
+        self.log_confidence[rows, self.field(rows)] += torch.where(choosing, share, 0.0)
+        self._take(rows, edges[0], choosing & ~in_text)
+        if text is not None:
+            self._write_text(rows, text[0], choosing & in_text)
         self._follow(rows)
 
     def results(self, rows: torch.Tensor, tokens_cut: list[int]) -> list[DecodedRecord]:
@@ -168,6 +176,20 @@ class RecordStates:
                     record[kind.name] = kind.values[value]
             results.append(decoded_record(self.grammar.schema, record, log_confidence[row], count[row], cut))
         return results
+
+    def _write_text(self, rows: torch.Tensor, tokens: torch.Tensor, moving: torch.Tensor | None = None) -> None:
+        """Write one token of free text in the rows that are `moving` (all without)."""
+        tables = self.tables
+        assert tables.text_cost is not None and tables.text_state is not None
+        state = self.text_state[rows]
+        ends = _may_end(state) & (tokens == tables.text_terminator[tables.place_text[self.place[rows]]])
+        goes_on = ~ends
+        if moving is not None:
+            ends, goes_on = ends & moving, goes_on & moving
+        self.text_state[rows] = torch.where(goes_on, tables.text_state[state, tokens].long(), state)
+        self.text_left[rows] -= torch.where(goes_on, tables.text_cost[state, tokens], 0)
+        self._emit(rows, tokens, moving)
+        self._end_text(rows, ends)
 
     def _follow(self, rows: torch.Tensor) -> None:
         """Take all that follows by force in these rows: jumps, spans, texts that are full, tags of which one is left."""
