@@ -19,7 +19,7 @@ def add_scoring_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         choices=get_args(ScoringPrecision),
-        help="of the weights; int8 rounds weights and activations, on CPUs only; nf4 keeps the base in 4 bits, for small "
+        help="of the weights; int8 rounds weights and activations; nf4 keeps the base in 4 bits, for small "
         "cards (default: auto)",
     )
 

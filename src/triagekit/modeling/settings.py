@@ -10,7 +10,7 @@ from triagekit.settings import Settings
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 ScoringPrecision = Literal["auto", "fp32", "fp16", "bf16", "int8", "nf4"]
-"""Of weights that are only used: int8 on CPUs, nf4 for a base in 4 bits with the adapter beside it."""
+"""Of weights that are only used: int8 with activations in 8 bits too, nf4 for a base in 4 bits with the adapter beside it."""
 
 
 class PromptSettings(Settings):

@@ -102,7 +102,7 @@ class Predictor:
         """Load `runs/<name>` or an adapter folder, the adapter folded into its base (less work a token) unless `merged` is
         False (several adapters can share a base). `packed`: lay the weights out for inference on a CPU, where it pays.
 
-        `precision` auto, fp32, fp16, bf16, int8 (linear layers in 8-bit integers, on a CPU), or nf4 (the base in 4 bits,
+        `precision` auto, fp32, fp16, bf16, int8 (linear layers in 8-bit integers), or nf4 (the base in 4 bits,
         the adapter beside it: QLoRA's own arrangement). Raises TriageError for a folder without an adapter, and where base,
         schema or template are not those it was trained with.
         """
@@ -116,7 +116,7 @@ class Predictor:
 
         folder = adapter_folder(run_or_adapter)
         if precision == INT8:
-            adapter = load_adapter(folder, base, "fp32", device, merge=True, schema=schema)
+            adapter = load_adapter(folder, base, "auto", device, merge=True, schema=schema)
             to_int8(adapter.model)
         elif precision == NF4:
             adapter = load_adapter(
