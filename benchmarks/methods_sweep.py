@@ -44,6 +44,9 @@ def main() -> None:
     )
     parser.add_argument("--config", help="train config that members start from, instead of the sweep's")
     parser.add_argument("--rates", type=float, nargs="+", help="learning rates that are tried, instead of the sweep's")
+    parser.add_argument(
+        "--more-rates", nargs="+", default=[], metavar="METHOD=RATE", help="tried too, where the best was at an edge"
+    )
     parser.add_argument("--test-rows", type=int, default=1000)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, help="folder for data and runs")
@@ -102,6 +105,10 @@ def settings(
         chosen["config"] = options.config
     if options.rates:
         chosen["learning_rates"] = options.rates
+    for method in chosen["methods"]:
+        more = [float(word.split("=")[1]) for word in options.more_rates if word.split("=")[0] == method["name"]]
+        if more:
+            method["learning_rates"] = sorted([*method.get("learning_rates", chosen["learning_rates"]), *more])
     if options.rates_from:
         rates = {row["method"]: row["chosen"] for row in json.loads(options.rates_from.read_text())}
         for method in chosen["methods"]:

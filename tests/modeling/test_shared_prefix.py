@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 from modeling_helpers import FAMILIES, random_model
+from torch._dynamo.testing import CompileCounter
 
 from triagekit.errors import TriageError
 from triagekit.modeling.adapters import attach_adapter
@@ -16,9 +17,11 @@ from triagekit.modeling.shared_prefix.attention import (
     SharedPrefixAttention,
     attend_by_shared_prefix,
     masked_attention,
+    shared_prefix_attention,
     shared_prefix_attention_of,
 )
 from triagekit.modeling.shared_prefix.check import why_not_packed
+from triagekit.modeling.shared_prefix.flex import FlexAttention
 from triagekit.modeling.shared_prefix.kernels import EfficientOnCuda, FlashOnCpu
 from triagekit.modeling.shared_prefix.layout import SharedPrefixLayout
 
@@ -147,6 +150,45 @@ def gemma3():
     return transformers.Gemma3ForCausalLM(config).eval()
 
 
+@pytest.fixture(params=["masks", "flex"])
+def whole_attention(request, monkeypatch):
+    """What computes attention that cannot be taken apart. FlexAttention is not compiled: that needs a GPU; and torch refuses
+    its gradients on a CPU, although what it computes there has them."""
+    if request.param == "flex":
+        from torch.nn.attention import flex_attention
+
+        monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)
+        flex = FlexAttention(flex_attention.flex_attention)
+        monkeypatch.setattr(FlexAttention, "on", lambda device: flex)
+        # Not compiled, it traces every layout anew, and gives up after some.
+        torch._dynamo.reset()
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.usefixtures("whole_attention")
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("name", GROUPS)
+def test_whole_attention_and_its_gradients_equal_those_by_a_mask(name, softcap, window, monkeypatch):
+    torch.manual_seed(0)
+    layout = SharedPrefixLayout.of(GROUPS[name])
+    tensors = [torch.randn(1, heads, len(layout.positions), 16, requires_grad=True) for heads in (4, 2, 2)]
+    options = {"shared_prefix": layout, "scaling": 0.3, "softcap": softcap, "sliding_window": window}
+    monkeypatch.setattr(attention, "kernel_for", lambda device: None)
+    ours = shared_prefix_attention(torch.nn.Identity(), *tensors, None, **options)[0][0].transpose(0, 1)
+    seen = seen_by_each(GROUPS[name])
+    if window is not None:
+        seen &= layout.positions[:, None] - layout.positions < window
+    theirs = masked_attention(*(tensor[0] for tensor in tensors), seen, 0.3, softcap)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    incoming = torch.randn_like(ours)
+    gradients = (torch.autograd.grad(result, tensors, incoming) for result in (ours, theirs))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.usefixtures("whole_attention")
 @pytest.mark.parametrize("family", ["Mistral", "Gemma2"])
 def test_a_sliding_window_ends_where_it_does_in_each_row(family):
     model = random_model(family)
@@ -178,6 +220,23 @@ def test_a_model_that_computes_otherwise_is_found_out(monkeypatch, kernel):
     model = random_model("Qwen2")
     monkeypatch.setattr(attention, "kernel_for", lambda device: kernel())
     assert "otherwise than padded ones" in str(why_not_packed(model))
+
+
+@torch.no_grad()
+def test_one_compiled_kernel_serves_every_layout():
+    """On a CPU without gradients: what is asked here is what a compiler would be asked, and how often."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    torch._dynamo.reset()
+    compiled = CompileCounter()
+    flex = FlexAttention(torch.compile(flex_attention, dynamic=True, fullgraph=True, backend=compiled))
+    counts = []
+    for rows in ([30], [90] * 3, [20] * 2, [50] * 4, [70, 200], [1, 2, 3], [300] * 3):
+        layout = SharedPrefixLayout.of([(5 + len(rows), rows)])
+        states = torch.randn(2, len(layout.positions), 16)
+        flex.attend(states, states, states, layout, 0.3, 7, 30.0)
+        counts.append(compiled.frame_count)
+    assert counts[2:] == [counts[1]] * 5, "after one block and several blocks nothing is new"
 
 
 def test_a_device_without_a_kernel_computes_by_a_mask(monkeypatch):

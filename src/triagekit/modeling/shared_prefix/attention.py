@@ -19,6 +19,7 @@ from transformers import AttentionInterface
 
 from triagekit.errors import TriageError
 from triagekit.modeling.forward import causal_model
+from triagekit.modeling.shared_prefix.flex import FlexAttention
 from triagekit.modeling.shared_prefix.kernels import Kernel, kernel_for
 from triagekit.modeling.shared_prefix.layout import SharedPrefixLayout
 
@@ -158,13 +159,16 @@ def shared_prefix_attention(
     if sliding_window is not None and sliding_window >= shared_prefix.longest:
         sliding_window = None
     queries, keys, values = query[0], key[0].to(query.dtype), value[0].to(query.dtype)
-    if kernel is None or softcap is not None or sliding_window is not None or dropout:
-        mask = shared_prefix.mask(sliding_window)
-        output = masked_attention(queries, keys, values, mask, scale, softcap, dropout)
-    else:
+    whole = kernel is None or softcap is not None or sliding_window is not None
+    if not whole and not dropout:
         output = SharedPrefixAttention.apply(  # type: ignore[no-untyped-call]
             queries, keys, values, shared_prefix, scale, kernel
         )
+    elif not dropout and (flex := FlexAttention.on(query.device)) is not None:
+        output = flex.attend(queries, keys, values, shared_prefix, scale, sliding_window, softcap)
+    else:
+        mask = shared_prefix.mask(sliding_window)
+        output = masked_attention(queries, keys, values, mask, scale, softcap, dropout)
     return output.transpose(0, 1)[None], None
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
+Seen = Callable[[Any, Any, torch.Tensor, torch.Tensor], torch.Tensor]
+"""(row of the batch, head, place of a query, place of a key) → whether it is seen, element by element."""
 
 
 class PrefixSpan(NamedTuple):
@@ -70,6 +76,7 @@ class SharedPrefixLayout:
     spans: tuple[PrefixSpan, ...]
     blocks: tuple[PaddedBlock, ...]
     _masks: dict[int | None, torch.Tensor] = field(default_factory=dict, repr=False, compare=False)
+    _block_masks: dict[int | None, BlockMask] = field(default_factory=dict, repr=False, compare=False)
 
     @staticmethod
     def of(groups: Sequence[tuple[int, Sequence[int]]]) -> SharedPrefixLayout:
@@ -119,18 +126,37 @@ class SharedPrefixLayout:
             prefixes_of=self.prefixes_of.to(device),
             blocks=tuple(block.to(device) for block in self.blocks),
             _masks={},
+            _block_masks={},
         )
 
-    def mask(self, window: int | None = None) -> torch.Tensor:
-        """Who sees whom, boolean [T, T]; with `window`, only tokens less than so many positions back.
+    def seen(self, window: int | None = None) -> Seen:
+        """Who sees whom, as a function of places in the packed sequence; with `window`, only tokens less than so many positions
+        back."""
 
-        Quadratic in T: for the few kinds of attention that cannot be taken apart.
+        def seen(row: Any, head: Any, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+            own = self.units[query] == self.units[key]
+            related = (own | (self.prefixes_of[query] == self.units[key])) & (key <= query)
+            return related if window is None else related & (self.positions[key] > self.positions[query] - window)
+
+        return seen
+
+    def mask(self, window: int | None = None) -> torch.Tensor:
+        """The same for all pairs, boolean [T, T].
+
+        Quadratic in T: for the few kinds of attention that cannot be taken apart, where nothing better is at hand.
         """
         if window not in self._masks:
             places = torch.arange(len(self.positions), device=self.positions.device)
-            related = (self.units == self.units[:, None]) | (self.units == self.prefixes_of[:, None])
-            seen = related & (places <= places[:, None])
-            if window is not None:
-                seen &= self.positions > self.positions[:, None] - window
-            self._masks[window] = seen
+            self._masks[window] = self.seen(window)(None, None, places[:, None], places)
         return self._masks[window]
+
+    def block_mask(self, window: int | None = None) -> BlockMask:
+        """The same as FlexAttention reads it: blocks of places in which somebody sees somebody."""
+        if window not in self._block_masks:
+            from torch.nn.attention.flex_attention import create_block_mask
+
+            tokens = len(self.positions)
+            self._block_masks[window] = create_block_mask(
+                self.seen(window), None, None, tokens, tokens, device=self.positions.device
+            )
+        return self._block_masks[window]
