@@ -21,9 +21,9 @@ from statistics import median
 from typing import Any
 from unittest.mock import patch
 
+from models import MODELS, ON_CPU
 from record import write_record
 from scoring_vs_peers import prepare
-from training_vs_trl import MODELS
 
 LOOPS = ("packed_attention", "pointwise", "text_choice")
 PACKED = "packed weights"
@@ -37,7 +37,7 @@ BATCH, TICKETS = 64, 128
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(ON_CPU))
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--tickets", type=int, metavar="N", default=TICKETS)
     parser.add_argument("--work", type=Path, help="keep runs and models in this folder for the next call")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from triagekit.files.atomic import write_json
+from triagekit.hardware.devices import detect_devices
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PACKAGES = (
@@ -53,7 +54,7 @@ def write_record(name: str, figures: dict[str, Any]) -> Path:
                 "processor": _processor(),
                 "cores": os.cpu_count(),
                 "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-                "gpu": None,
+                "gpu": _gpu(),
                 "system": platform.platform(terse=True),
             },
             "versions": {"python": platform.python_version(), **_versions()},
@@ -94,6 +95,11 @@ def _commit() -> str:
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=RESULTS.parent
     )
     return done.stdout.strip() or "unknown"
+
+
+def _gpu() -> str | None:
+    devices = detect_devices()
+    return devices[0].name if devices else None
 
 
 def _processor() -> str:

@@ -8,6 +8,7 @@ is the best of a small sweep before the first round.
     python benchmarks/scoring_vs_peers.py --quick       # a minute, against transformers + xgrammar; the last line is the ratio
     python benchmarks/scoring_vs_peers.py               # all engines, both models
     python benchmarks/scoring_vs_peers.py --engines openvino --models embedded --tickets 64 --work .peers/work
+    python benchmarks/scoring_vs_peers.py --gpu         # the shapes of Qwen2.5 0.5B and 1.5B in bf16, on a GPU
 
 An engine's time is that of generating alone, after it was loaded and has answered 64 tickets, so that caches are filled and
 kernels made. Ours includes tokenising the tickets and rendering the records; the others' does not.
@@ -20,14 +21,15 @@ kernels made. Ours includes tokenising the tickets and rendering the records; th
   activations quantised on the way, its own default) is less exact work, so it stands apart.
 - vllm: vLLM's CPU build, with prefix cache and structured output.
 - transformers_xgrammar_prefix, transformers_xgrammar: `generate` under xgrammar's mask, with the prefix's keys and values
-  computed once or for every ticket. transformers_generate: without a constraint.
+  computed once or for every ticket. transformers_generate: without a constraint; transformers_continuous: the same with
+  transformers' own continuous batching.
 
 The schema's forms are those of peers/schema_forms.py. "Of the ceiling" is the share of this machine's matrix-product rate,
 measured in the same run: 2 × parameters × (the ticket's own prompt tokens + the tokens of our record), whatever an engine
 really computes, over its time and the rate of one large fp32 product on as many threads (by the faster of torch's two
-libraries). Engines whose environment is missing are named with the command that makes it.
+libraries), or of a bf16 product on the GPU. Engines whose environment is missing are named with the command that makes it.
 
-The embedded base gets a LoRA adapter, the random Qwen2 of 45 M weights is trained whole; both just long enough that the
+The embedded base gets a LoRA adapter, the random models are trained whole; all just long enough that the
 engines agree on the text. In a quick run the training is too short for that: engines that may cut a label into other
 tokens than the trained ones then write other labels, and only the speed says something.
 """
@@ -43,6 +45,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from matrix_rate import THREADS
+from models import MODELS, ON_CPU, ON_GPU
 from peers.engines import (
     ENGINES,
     PEERS,
@@ -55,12 +59,21 @@ from peers.engines import (
 )
 from peers.judge import judge, show
 from record import write_record
-from training_vs_trl import MODELS, THREADS
 
+from triagekit.hardware.devices import detect_devices
 from triagekit.schema.schema import Schema
 
-TICKETS = {"embedded": 960, "qwen2_45m": 128}
-STEPS = {"embedded": 150, "qwen2_45m": 100}
+TICKETS = {"embedded": 960, "qwen2_45m": 128, "qwen2.5-0.5b": 960, "qwen2.5-1.5b": 960, "tiny": 24}
+STEPS = {"embedded": 150, "qwen2_45m": 100, "qwen2.5-0.5b": 100, "qwen2.5-1.5b": 100, "tiny": 4}
+GPU_ENGINES = (
+    "ours",
+    "ours_int8",
+    "ours_compact",
+    "ours_labels",
+    "transformers_xgrammar_prefix",
+    "transformers_generate",
+    "transformers_continuous",
+)
 ROWS = 5000
 QUICK_TICKETS, QUICK_STEPS, QUICK_ROWS = 48, 12, 500
 QUICK_PEER = "transformers_xgrammar_prefix"
@@ -71,16 +84,21 @@ WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="embedded base, few tickets, one peer, no record")
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), metavar="NAME")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, metavar="NAME")
+    parser.add_argument("--models", nargs="+", choices=MODELS)
+    parser.add_argument("--gpu", action="store_true", help="everything on the GPU, in bf16")
     parser.add_argument("--tickets", type=int, metavar="N", help=f"of each model (default: {TICKETS})")
     parser.add_argument("--rounds", type=int, default=2, help="at least two, so that the order turns (default: 2)")
     parser.add_argument(
         "--work", type=Path, help="keep runs, exported models and sweeps in this folder for the next call"
     )
     parser.add_argument("--sweep", action="store_true", help="sweep again where the work folder has an earlier sweep")
-    parser.add_argument("--record", default="scoring_vs_peers", help="name of the record")
+    parser.add_argument("--record", help="name of the record; `none` writes none")
     options = parser.parse_args()
+    options.models = options.models or list(ON_GPU if options.gpu else ON_CPU)
+    options.engines = options.engines or list(GPU_ENGINES if options.gpu else ENGINES)
+    if options.gpu and not detect_devices():
+        raise SystemExit("--gpu: this machine has no GPU that CUDA can use, so nothing was measured.")
     if options.quick:
         options.engines, options.models, options.rounds = [QUICK_PEER], ["embedded"], 1
         if ENGINES[QUICK_PEER].missing:
@@ -93,10 +111,11 @@ def main() -> None:
         work.mkdir(parents=True, exist_ok=True)
         for model in options.models:
             figures[model] = compare(model, work, options)
-    if not options.quick:
+    if not options.quick and options.record != "none":
         waiting = {name: os.environ.get(name) for name in WAITING}
         whole = {"threads": THREADS, "rounds": options.rounds, "waiting": waiting, "models": figures}
-        print(write_record(options.record, {**whole, "versions": versions(options.engines)}))
+        record = options.record or ("scoring_vs_peers_gpu" if options.gpu else "scoring_vs_peers")
+        print(write_record(record, {**whole, "versions": versions(options.engines)}))
     found = next(iter(figures.values()))["engines"]
     print(f"ratio {min(each['ratio'] for name, each in found.items() if not name.startswith('ours')):.2f}")
 
@@ -120,7 +139,8 @@ def compare(model: str, work: Path, options: argparse.Namespace) -> dict[str, An
             not_measured[name] = f"it failed: {failure}"
     rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in sweeps}
     # Loading torch once more would take a quick run over its minute.
-    ceilings = [] if options.quick else [ceiling()]
+    device = "cuda" if options.gpu else "cpu"
+    ceilings = [] if options.quick else [ceiling(device)]
     for number in range(options.rounds):
         for name in list(sweeps) if number % 2 == 0 else reversed(sweeps):
             try:
@@ -128,12 +148,12 @@ def compare(model: str, work: Path, options: argparse.Namespace) -> dict[str, An
             except EngineFailed as failure:
                 not_measured[name] = f"it failed in round {number + 1}: {failure}"
         if not options.quick:
-            ceilings.append(ceiling())
+            ceilings.append(ceiling(device))
     rounds = {name: each for name, each in rounds.items() if each}
     if "ours" not in rounds or len(rounds) == 1:
         raise SystemExit("\n\n".join(f"{name}: {reason}" for name, reason in not_measured.items()))
-    rates = {kind: max(each[kind] for each in ceilings) for kind in ("fp32", "int8")} if ceilings else {}
-    found = judge(rounds, sweeps, schema, facts, rates.get("fp32"))
+    rates = {kind: max(each[kind] for each in ceilings) for kind in ceilings[0]} if ceilings else {}
+    found = judge(rounds, sweeps, schema, facts, rates.get("bf16" if options.gpu else "fp32"))
     show(found, not_measured)
     del facts["records"]
     return {**facts, "matrix_rates": rates, "engines": found, "not_measured": not_measured}
@@ -143,7 +163,7 @@ def prepare(model: str, work: Path, options: argparse.Namespace) -> Path:
     """The task file, made by a process that may load torch."""
     tickets = options.tickets or (QUICK_TICKETS if options.quick else TICKETS[model])
     steps, rows = (QUICK_STEPS, QUICK_ROWS) if options.quick else (STEPS[model], ROWS)
-    words = [sys.executable, PEERS / "prepare.py", work, model, tickets, steps, rows]
+    words = [sys.executable, PEERS / "prepare.py", work, model, tickets, steps, rows, "cuda" if options.gpu else "cpu"]
     words += further_runs(options.engines)
     print(f"{model}: a run, its merged model and its prompts …", flush=True)
     done = subprocess.run(

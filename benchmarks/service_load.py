@@ -23,10 +23,10 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
+from matrix_rate import THREADS
 from peers.engines import ENGINES, process_environment, run_engine
 from record import write_record
 from scoring_vs_peers import prepare
-from training_vs_trl import THREADS
 
 BATCH = 64
 PATIENCE = 300

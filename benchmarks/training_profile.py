@@ -14,8 +14,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from matrix_rate import THREADS
+from models import MODELS, ON_CPU, base_of
 from record import write_record
-from training_vs_trl import MODELS, THREADS, StepClock, base_of, our_step, ours, prepare
+from training_vs_trl import Case, StepClock, our_step, ours, prepare
 
 STEPS = 4
 GROUPS = {
@@ -39,7 +41,7 @@ GROUPS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(ON_CPU))
     parser.add_argument("--prompts", nargs="+", choices=["explicit", "implicit"], default=["explicit"])
     parser.add_argument("--rows", type=int, nargs="+", default=[16])
     options = parser.parse_args()
@@ -66,7 +68,8 @@ def profile(base: str, prompt: str, rows: int, data: Path) -> dict[str, Any]:
     quiet_libraries()
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = ours(base, prompt, rows, data, STEPS, Path(folder), "shared_prefix")
+        case = Case("ours", base, "lora", prompt, rows, str(data), STEPS)
+        trainer = ours(case, Path(folder), "shared_prefix")
         clock = StepClock(trainer)
         trainer.train()
         seconds = min(after - before for before, after in zip(clock.ends, clock.ends[1:], strict=False))

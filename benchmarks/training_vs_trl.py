@@ -1,25 +1,30 @@
 """Speed of one optimizer step: this trainer against the trainers that people would take instead.
 
-All train the same LoRA adapter of the embedded base on the same rows in the same order, with the same optimizer, each in a
+All train the same LoRA adapter of the same base on the same rows in the same order, with the same optimizer, each in a
 process of its own on the same number of threads, in turn and then in turn again; the faster of its turns counts. Losses
 are compared step by step.
 
     python benchmarks/training_vs_trl.py --quick     # a minute, against TRL alone; the last line is the ratio of rows/s
     python benchmarks/training_vs_trl.py             # explicit and implicit prompts, 16 and 64 rows a step, all trainers
     python benchmarks/training_vs_trl.py --models qwen2_45m        # a random Qwen2 of 45 M weights and 32,000 tokens
+    python benchmarks/training_vs_trl.py --gpu       # the shapes of Qwen2.5 0.5B and 1.5B in bf16, LoRA and NF4 QLoRA
 
 The record also says which share of this machine's matrix rate our trainer reaches: floating-point operations of the matrix
-products of a step (counted by PyTorch), over its time and the rate of one large float32 product on as many threads.
+products of a step (counted by PyTorch), over its time and the rate of one large product (float32 on as many threads, bfloat16
+on a GPU). Peak memory is that of the process, on a GPU that of PyTorch's allocator.
 
 - ours: packed rows, the shared prefix once. ours_padded: the same trainer with batch.packing=none.
-- trl: SFTTrainer as it comes, loss on the record only and in chunks (its default). trl_grouped, its best here: with rows of
-  like length together, as our own order has them already. Its padding-free batches need FlashAttention, which CPUs do not have.
+- trl: SFTTrainer as it comes, loss on the record only and in chunks (its default). trl_grouped: with rows of like length
+  together, as our own order has them already. trl_padding_free: batches without padding, which need FlashAttention; where that
+  package is missing, and on CPUs, it is left out.
 - hf: transformers.Trainer on rows padded to the longest of the data set, with the model's own loss over all logits.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import itertools
 import json
 import os
 import resource
@@ -27,26 +32,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from matrix_rate import THREADS, matrix_rate
+from models import MODELS, ON_GPU, base_of
 from record import triage, write_record
 
-ENGINES = ("ours", "ours_padded", "trl", "trl_grouped", "hf")
-MODELS: dict[str, dict[str, int]] = {
-    "embedded": {},
-    "qwen2_45m": {
-        "vocab_size": 32_000,
-        "hidden_size": 512,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 9,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 2048,
-    },
-}
+ENGINES = ("ours", "ours_padded", "trl", "trl_grouped", "trl_padding_free", "hf")
+METHODS = {"lora": {}, "qlora": {"quantization": {"bits": 4}}}
 WARM_UP = 1
-THREADS = 2
 TURNS = 2
 
 
@@ -55,34 +51,61 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--rows", type=int, nargs="+", default=[16, 64], help="rows of one step (default: 16 64)")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=["embedded"])
+    parser.add_argument("--models", nargs="+", choices=MODELS)
+    parser.add_argument("--methods", nargs="+", choices=METHODS)
     parser.add_argument("--prompts", nargs="+", choices=["explicit", "implicit"], default=["explicit", "implicit"])
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
+    parser.add_argument("--gpu", action="store_true", help="on the GPU, in bf16")
     parser.add_argument("--turns", type=int, default=TURNS)
-    parser.add_argument("--record", default="training_vs_trl", help="name of the record")
-    parser.add_argument(
-        "--child", nargs=5, metavar=("ENGINE", "BASE", "PROMPT", "ROWS", "DATA"), help=argparse.SUPPRESS
-    )
+    parser.add_argument("--record", help="name of the record; `none` writes none")
+    parser.add_argument("--child", metavar="CASE", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        engine, base, prompt, rows, data = options.child
-        print(json.dumps(run_engine(engine, base, prompt, int(rows), Path(data), options.steps)))
+        print(json.dumps(run_engine(Case(**json.loads(options.child)))))
         return
-    cases = [(model, prompt, rows) for model in options.models for prompt in options.prompts for rows in options.rows]
+    if options.gpu:
+        import torch
+
+        if not torch.cuda.is_available():
+            raise SystemExit("--gpu: this machine has no GPU that CUDA can use, so nothing was measured.")
+    models = options.models or (list(ON_GPU) if options.gpu else ["embedded"])
+    methods = options.methods or (list(METHODS) if options.gpu else ["lora"])
+    choices = itertools.product(models, methods, options.prompts, options.rows)
+    engines, turns = [engine for engine in options.engines if engine not in missing(options.gpu)], options.turns
     if options.quick:
-        cases = [("embedded", "explicit", 16)]
-    engines = ("ours", "trl") if options.quick else ENGINES
+        choices, engines, turns = itertools.product(["embedded"], ["lora"], ["explicit"], [16]), ["ours", "trl"], 1
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         data = prepare(Path(folder))
-        bases = {model: base_of(model, Path(folder)) for model in options.models}
-        for model, prompt, rows in cases:
-            turns = 1 if options.quick else options.turns
-            case = f"{model}, {prompt}, {rows} rows"
-            print(case)
-            figures[case] = compare(engines, bases[model], prompt, rows, data, options.steps, turns)
-    if not options.quick:
-        print(write_record(options.record, {"threads": THREADS, "steps": options.steps, "cases": figures}))
+        for model, method, prompt, rows in choices:
+            base = base_of(model, Path(folder), "bf16" if options.gpu else "fp32")
+            case = Case("ours", base, method, prompt, rows, str(data), options.steps, options.gpu)
+            name = ", ".join([model, *([method] if method != "lora" or options.gpu else []), prompt, f"{rows} rows"])
+            print(name)
+            figures[name] = compare(engines, case, turns)
+    if not options.quick and options.record != "none":
+        record = options.record or ("training_vs_trl_gpu" if options.gpu else "training_vs_trl")
+        print(write_record(record, {"threads": THREADS, "steps": options.steps, "cases": figures}))
     print(f"ratio {next(iter(figures.values()))['trl']['ratio']:.2f}")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What one process trains."""
+
+    engine: str
+    base: str
+    method: str
+    prompt: str
+    rows: int
+    data: str
+    steps: int
+    gpu: bool = False
+
+
+def missing(gpu: bool) -> set[str]:
+    """Engines that cannot run here."""
+    return set() if gpu and importlib.util.find_spec("flash_attn") else {"trl_padding_free"}
 
 
 def prepare(folder: Path) -> Path:
@@ -92,37 +115,12 @@ def prepare(folder: Path) -> Path:
     return folder / "data"
 
 
-def base_of(model: str, folder: Path) -> str:
-    """`embedded`, or a folder with a random Qwen2 that reads text by the embedded base's tokenizer."""
-    if model == "embedded":
-        return model
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    from triagekit.modeling.base import load_tokenizer
-
-    tokenizer = load_tokenizer("embedded")
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        **MODELS[model],
-        tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    place = folder / model
-    Qwen2ForCausalLM(config).save_pretrained(place)
-    tokenizer.save_pretrained(place)
-    return str(place)
-
-
-def compare(
-    engines: tuple[str, ...], base: str, prompt: str, rows: int, data: Path, steps: int, turns: int
-) -> dict[str, dict[str, Any]]:
+def compare(engines: list[str], case: Case, turns: int) -> dict[str, dict[str, Any]]:
     """Figures of each engine; `ratio` is how many times more rows a second ours takes."""
     best: dict[str, dict[str, Any]] = {}
     for _ in range(turns):
         for engine in engines:
-            found = in_a_process(engine, base, prompt, rows, data, steps)
+            found = in_a_process(replace(case, engine=engine))
             if engine not in best or found["rows_per_second"] > best[engine]["rows_per_second"]:
                 best[engine] = found
     ours = best["ours"]
@@ -133,7 +131,7 @@ def compare(
         )
         reached = f"  {found['matrix_rate_share']:.0%} of the matrix rate" if "matrix_rate_share" in found else ""
         print(
-            f"  {engine:12} {found['rows_per_second']:8.2f} rows/s  ours is {found['ratio']:5.2f} ×"
+            f"  {engine:16} {found['rows_per_second']:8.2f} rows/s  ours is {found['ratio']:5.2f} ×"
             f"  peak {found['peak_memory_bytes'] / 2**20:6.0f} MiB"
             f"  losses differ by {found['largest_loss_difference']:.1e}{reached}",
             flush=True,
@@ -141,19 +139,19 @@ def compare(
     return best
 
 
-def in_a_process(engine: str, base: str, prompt: str, rows: int, data: Path, steps: int) -> dict[str, Any]:
+def in_a_process(case: Case) -> dict[str, Any]:
     """What `run_engine` gives, from a fresh process, so that peaks of memory are its own."""
-    words = [sys.executable, __file__, "--steps", str(steps), "--child", engine, base, prompt, str(rows), str(data)]
+    words = [sys.executable, __file__, "--child", json.dumps(asdict(case))]
     environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
-        raise SystemExit(f"{engine} failed:\n{done.stderr}")
+        raise SystemExit(f"{case.engine} failed:\n{done.stderr}")
     figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return figures
 
 
-def run_engine(engine: str, base: str, prompt: str, rows: int, data: Path, steps: int) -> dict[str, Any]:
-    """Train `steps` optimizer steps; rows/s over those after the warm-up, loss of each step, peak memory."""
+def run_engine(case: Case) -> dict[str, Any]:
+    """Train the optimizer steps; rows/s over those after the warm-up, loss of each step, peak memory."""
     import torch
 
     from triagekit.modeling.quiet import quiet_libraries
@@ -161,20 +159,23 @@ def run_engine(engine: str, base: str, prompt: str, rows: int, data: Path, steps
     quiet_libraries()
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = ours(base, prompt, rows, data, steps, Path(folder), "none" if engine != "ours" else "shared_prefix")
-        if engine.startswith("trl"):
-            trainer = trl(trainer, rows, steps, grouped=engine == "trl_grouped")
-        elif engine == "hf":
-            trainer = hugging_face(trainer, rows, steps)
+        trainer = ours(case, Path(folder), "none" if case.engine != "ours" else "shared_prefix")
+        if case.engine.startswith("trl"):
+            trainer = trl(trainer, case)
+        elif case.engine == "hf":
+            trainer = hugging_face(trainer, case)
         clock = StepClock(trainer)
         trainer.train()
-        seconds = (clock.ends[-1] - clock.ends[WARM_UP - 1]) / (steps - WARM_UP)
-        own = our_step(trainer, seconds) if engine == "ours" else {}
+        seconds = (clock.ends[-1] - clock.ends[WARM_UP - 1]) / (case.steps - WARM_UP)
+        peak = (
+            torch.cuda.max_memory_allocated() if case.gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        )
+        own = our_step(trainer, seconds) if case.engine == "ours" else {}
     return {
-        "rows_per_second": round(rows / seconds, 3),
+        "rows_per_second": round(case.rows / seconds, 3),
         "losses": clock.losses,
         **own,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_memory_bytes": peak,
     }
 
 
@@ -187,8 +188,10 @@ def our_step(trainer: Any, seconds: float) -> dict[str, Any]:
 
     batch = list(trainer.get_train_dataloader())[-1]
     with FlopCounterMode(display=False) as counter:
-        trainer.compute_loss(trainer.network, batch).backward()
-    operations, rate = counter.get_total_flops(), matrix_rate()
+        with trainer.compute_loss_context_manager():
+            loss = trainer.compute_loss(trainer.network, batch)
+        loss.backward()
+    operations, rate = counter.get_total_flops(), matrix_rate(trainer.args.device.type)
     lengths = [len(trainer._rows[row]["input_ids"]) for row in range(len(trainer._rows))]
     return {
         "tokens_per_row": round(sum(lengths) / len(lengths), 1),
@@ -198,24 +201,6 @@ def our_step(trainer: Any, seconds: float) -> dict[str, Any]:
         "matrix_rate": round(rate),
         "matrix_rate_share": round(operations / rate / seconds, 3),
     }
-
-
-def matrix_rate(size: int = 2048) -> float:
-    """Floating-point operations a second of a large float32 matrix product on THREADS threads: the best of several, by
-    whichever of torch's libraries (MKL, oneDNN) is faster on this machine."""
-    import torch
-
-    from triagekit.modeling.packed_linear import packed_product
-
-    one, other = torch.randn(size, size), torch.randn(size, size)
-    packed = packed_product(other)
-    best = 0.0
-    for product in (lambda: one @ other, lambda: packed(one) if packed else None):
-        for _ in range(8):
-            began = time.perf_counter()
-            if product() is not None:
-                best = max(best, 2 * size**3 / (time.perf_counter() - began))
-    return best
 
 
 class StepClock:
@@ -242,7 +227,7 @@ class StepClock:
         trainer.add_callback(Callback())
 
 
-def ours(base: str, prompt: str, rows: int, data: Path, steps: int, folder: Path, packing: str) -> Any:
+def ours(case: Case, folder: Path, packing: str) -> Any:
     """This project's trainer, ready to train; the others take its model and rows."""
     from triagekit.data.dataset import ProcessedDataset
     from triagekit.progress import SilentProgress
@@ -255,22 +240,29 @@ def ours(base: str, prompt: str, rows: int, data: Path, steps: int, folder: Path
     settings = TrainSettings.model_validate(
         {
             "name": "benchmark",
-            "base": base,
-            "data": str(data),
+            "base": case.base,
+            "data": case.data,
             "output": str(folder),
-            "precision": "fp32",
-            "prompt": {"strategy": prompt, "max_length": 1024},
+            "precision": "bf16" if case.gpu else "fp32",
+            **METHODS[case.method],
+            "prompt": {"strategy": case.prompt, "max_length": 1024},
             "adapter": {"method": "lora", "r": 16, "dropout": 0.0},
-            "batch": {"effective": rows, "micro": rows, "packing": packing},
+            "batch": {"effective": case.rows, "micro": case.rows, "packing": packing},
             "optimizer": {"learning_rate": 2e-3, "schedule": "constant", "warmup_share": 0.0},
-            "max_steps": steps,
-            "max_train_rows": rows * steps,
+            "max_steps": case.steps,
+            "max_train_rows": case.rows * case.steps,
             "evaluation": {"max_rows": 1},
             "log_every_steps": 1,
         },
     )
     run = prepare_run(
-        settings, RunFolder(folder), ProcessedDataset.open(data), StopRequest(), SilentProgress(), print_note, Ranks()
+        settings,
+        RunFolder(folder),
+        ProcessedDataset.open(Path(case.data)),
+        StopRequest(),
+        SilentProgress(),
+        print_note,
+        Ranks(),
     )
     strategy = type(run.trainer.args.save_strategy)
     run.trainer.args.save_strategy = run.trainer.args.eval_strategy = strategy("no")
@@ -289,7 +281,7 @@ def rows_in_order(trainer: Any) -> list[dict[str, list[int]]]:
     ]
 
 
-def common_arguments(trainer: Any, rows: int, steps: int) -> dict[str, Any]:
+def common_arguments(trainer: Any, case: Case) -> dict[str, Any]:
     """The optimizer and schedule of our trainer, for the others."""
     taken = (
         "learning_rate",
@@ -304,21 +296,21 @@ def common_arguments(trainer: Any, rows: int, steps: int) -> dict[str, Any]:
     return {
         **{name: getattr(trainer.args, name) for name in taken},
         "output_dir": trainer.args.output_dir,
-        "per_device_train_batch_size": rows,
-        "max_steps": steps,
+        "per_device_train_batch_size": case.rows,
+        "max_steps": case.steps,
         "lr_scheduler_type": "constant",
         "logging_steps": 1,
         "save_strategy": "no",
         "report_to": [],
         "disable_tqdm": True,
-        "use_cpu": True,
-        "bf16": False,
+        "use_cpu": not case.gpu,
+        "bf16": case.gpu,
         "gradient_checkpointing": False,
         "train_sampling_strategy": "sequential",
     }
 
 
-def trl(trainer: Any, rows: int, steps: int, grouped: bool) -> Any:
+def trl(trainer: Any, case: Case) -> Any:
     """TRL's trainer on the same model and rows, which bring their labels."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
@@ -326,9 +318,12 @@ def trl(trainer: Any, rows: int, steps: int, grouped: bool) -> Any:
     from triagekit.training.loss import give_back_forward
 
     give_back_forward(trainer.network)
-    arguments = common_arguments(trainer, rows, steps)
-    if grouped:
+    arguments = common_arguments(trainer, case)
+    if case.engine == "trl_grouped":
         arguments["train_sampling_strategy"] = "group_by_length"
+    elif case.engine == "trl_padding_free":
+        trainer.network.get_base_model().set_attn_implementation("flash_attention_2")
+        arguments["padding_free"] = True
     return SFTTrainer(
         model=trainer.network,
         args=SFTConfig(**arguments, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
@@ -337,7 +332,7 @@ def trl(trainer: Any, rows: int, steps: int, grouped: bool) -> Any:
     )
 
 
-def hugging_face(trainer: Any, rows: int, steps: int) -> Any:
+def hugging_face(trainer: Any, case: Case) -> Any:
     """transformers' trainer, every row padded to the longest of all, as earlier ticket-triage projects did."""
     import torch
     from transformers import Trainer, TrainingArguments
@@ -353,7 +348,7 @@ def hugging_face(trainer: Any, rows: int, steps: int) -> Any:
     def pad(members: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         return {name: tensor[:-1] for name, tensor in collate([*members, longest]).items()}
 
-    arguments = TrainingArguments(**common_arguments(trainer, rows, steps), remove_unused_columns=False)
+    arguments = TrainingArguments(**common_arguments(trainer, case), remove_unused_columns=False)
     return Trainer(model=trainer.network, args=arguments, train_dataset=ordered, data_collator=pad)
 
 

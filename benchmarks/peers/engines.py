@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training_vs_trl import THREADS
+from matrix_rate import THREADS
 
 PEERS = Path(__file__).resolve().parent
 ENVIRONMENTS = PEERS.parent.parent / ".peers"
@@ -90,6 +90,7 @@ ENGINES = {
     "transformers_xgrammar_prefix": Engine("transformers_xgrammar_prefix.py", "xgrammar", _sweep(32, 8, 64)),
     "transformers_xgrammar": Engine("transformers_xgrammar.py", "xgrammar", _sweep(32, 8)),
     "transformers_generate": Engine("transformers_generate.py", None, tuple({"batch": size} for size in (32, 8))),
+    "transformers_continuous": Engine("transformers_continuous.py", None, ({"batch": 64},)),
 }
 
 
@@ -132,9 +133,9 @@ def run_engine(name: str, task: Path, settings: Settings) -> dict[str, Any]:
     return found
 
 
-def ceiling() -> dict[str, float]:
+def ceiling(device: str) -> dict[str, float]:
     """Matrix-product rates of this moment, operations a second, by number type."""
-    rates: dict[str, float] = _last_line([sys.executable, PEERS / "ceiling.py"], ENGINES["ours"])
+    rates: dict[str, float] = _last_line([sys.executable, PEERS.parent / "matrix_rate.py", device], ENGINES["ours"])
     return rates
 
 

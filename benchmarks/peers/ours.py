@@ -16,10 +16,12 @@ from triagekit.scoring.process_memory import prepare_for_tickets
 def main() -> None:
     task, settings = read_request()
     torch.set_num_threads(task.threads)
-    precision = settings.get("precision", "fp32")
+    precision = settings.get("precision", task.precision)
     run = task.runs[settings.get("run", "json")]
     fields = settings.get("fields")
-    predictor = Predictor.from_run(run, device="cpu", batch_size=settings["batch"], precision=precision, fields=fields)
+    predictor = Predictor.from_run(
+        run, device=task.device, batch_size=settings["batch"], precision=precision, fields=fields
+    )
     prepare_for_tickets()  # as a worker does
     records: list[dict[str, Any] | None] = []
 

@@ -1,8 +1,8 @@
 """A task in a work folder: tickets, a trained run, its merged model, its prompts. What stands there already is kept.
 
-Called by the benchmark in a process of its own: `python prepare.py WORK MODEL TICKETS STEPS ROWS [RUN …]`. Prints the path of
-the task last. RUN names further runs, trained alike but for what they write: `compact` the same records in the compact format,
-`compact_labels` records without free text in it.
+Called by the benchmark in a process of its own: `python prepare.py WORK MODEL TICKETS STEPS ROWS DEVICE [RUN …]`, DEVICE `cpu` or
+`cuda`. Prints the path of the task last. RUN names further runs, trained alike but for what they write: `compact` the same
+records in the compact format, `compact_labels` records without free text in it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import yaml
+from matrix_rate import THREADS
+from models import base_of
 from schema_forms import schema_forms
-from training_vs_trl import MODELS, THREADS, base_of
 
 from triagekit.cli.main import main as triage_main
 from triagekit.data.dataset import ProcessedDataset
 from triagekit.files.atomic import write_json
 
-LEARNING_RATES = {"embedded": 2e-3, "qwen2_45m": 1e-3}
+LEARNING_RATES = {"embedded": 2e-3, "qwen2_45m": 1e-3, "qwen2.5-0.5b": 3e-4, "qwen2.5-1.5b": 2e-4, "tiny": 2e-3}
+PRECISIONS = {"cpu": "fp32", "cuda": "bf16"}
 ROWS_OF_A_STEP = 16
 MAX_NEW_TOKENS = 256
 
@@ -30,15 +32,16 @@ MAX_NEW_TOKENS = 256
 def main() -> None:
     work, model = Path(sys.argv[1]).resolve(), sys.argv[2]
     tickets, steps, rows = map(int, sys.argv[3:6])
+    device = sys.argv[6]
     data = generated(work / f"data-{rows}", rows)
-    runs = {"json": trained(work, model, data, steps, "json")}
-    for name in sys.argv[6:]:
+    runs = {"json": trained(work, model, data, steps, "json", device)}
+    for name in sys.argv[7:]:
         own = without_text(data) if name == "compact_labels" else data
-        runs[name] = trained(work, model, own, steps, name)
+        runs[name] = trained(work, model, own, steps, name, device)
     merged = work / f"merged-{runs['json'].name}"
     if not (merged / "export.json").is_file():
-        triage("export", "merge", runs["json"], "--out", merged, "--dtype", "fp32", "--check-rows", 2)
-    print(write_task(work, runs, merged, data, tickets))
+        triage("export", "merge", runs["json"], "--out", merged, "--dtype", PRECISIONS[device], "--check-rows", 2)
+    print(write_task(work, runs, merged, data, tickets, device))
 
 
 def triage(*words: object) -> None:
@@ -80,20 +83,18 @@ def without_text(data: Path) -> Path:
     return folder
 
 
-def trained(work: Path, model: str, data: Path, steps: int, kind: str) -> Path:
+def trained(work: Path, model: str, data: Path, steps: int, kind: str, device: str) -> Path:
     """A run with explicit prompts, trained just long enough that its records look like records."""
     name = f"{model}-{steps}" if kind == "json" else f"{model}-{steps}-{kind}"
     if (work / "runs" / name / "summary.json").is_file():
         return work / "runs" / name
     bases = work / "bases"
     bases.mkdir(exist_ok=True)
-    there = model in MODELS and (bases / model / "config.json").is_file()
-    base = str(bases / model) if there else base_of(model, bases)
     settings: dict[str, Any] = {
-        "base": base,
+        "base": base_of(model, bases, PRECISIONS[device]),
         "data": data,
         "output": work / "runs",
-        "precision": "fp32",
+        "precision": PRECISIONS[device],
         "prompt.strategy": "explicit",
         "prompt.max_length": 1024,
         "prompt.record_format": kind.split("_")[0],
@@ -110,7 +111,7 @@ def trained(work: Path, model: str, data: Path, steps: int, kind: str) -> Path:
     return work / "runs" / name
 
 
-def write_task(work: Path, runs: dict[str, Path], merged: Path, data: Path, tickets: int) -> Path:
+def write_task(work: Path, runs: dict[str, Path], merged: Path, data: Path, tickets: int, device: str) -> Path:
     """The task of `tickets` tickets that the model was not trained on, as `request.Task`, with its facts beside it."""
     from safetensors import safe_open
 
@@ -149,6 +150,8 @@ def write_task(work: Path, runs: dict[str, Path], merged: Path, data: Path, tick
         "max_new_tokens": MAX_NEW_TOKENS,
         "schemas": schema_forms(dataset.schema),
         "threads": THREADS,
+        "device": device,
+        "precision": PRECISIONS[device],
     }
     path = work / f"task-{runs['json'].name}-{tickets}.json"
     write_json(path, task)

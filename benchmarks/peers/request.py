@@ -27,7 +27,7 @@ class Task:
     runs: dict[str, str]
     """Folders of trained runs (adapter on its base): `json`, and those trained alike that engines ask for (see prepare.py)."""
     model: str
-    """Plain Hugging Face folder of the merged model, fp32."""
+    """Plain Hugging Face folder of the merged model, in `precision`."""
     texts: list[str]
     prefix: list[int]
     own: list[list[int]]
@@ -37,6 +37,8 @@ class Task:
     schemas: dict[str, Any]
     """The schema in the forms that engines take: name → JSON schema as a dictionary, or EBNF as a text."""
     threads: int
+    device: str = "cpu"
+    precision: str = "fp32"
 
     @property
     def prompts(self) -> list[list[int]]:
@@ -84,7 +86,11 @@ def written_tokens(found: Answer) -> dict[str, Any]:
 
 
 def peak_memory_bytes() -> int:
-    """Of this process alone: getrusage would count the parent's memory at the time of the fork too."""
+    """Of this process alone: getrusage would count the parent's memory at the time of the fork too. On a GPU, of what
+    PyTorch took there."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return int(torch.cuda.max_memory_allocated())
     status = Path("/proc/self/status")
     for line in status.read_text().splitlines() if status.exists() else []:
         if line.startswith("VmHWM:"):

@@ -17,13 +17,19 @@ def main(constrained: bool, shared_prefix: bool) -> None:
     answer(task, engine.generate, written_tokens)
 
 
+def load_model(task: Task, **options: Any) -> Any:
+    """The task's model, on its device and in its precision."""
+    kind = torch.bfloat16 if task.precision == "bf16" else torch.float32
+    return AutoModelForCausalLM.from_pretrained(task.model, dtype=kind, **options).eval().to(task.device)
+
+
 class Batches:
     """A loaded model. With `shared_prefix` the prefix's keys and values are computed once and repeated over the rows."""
 
     def __init__(self, task: Task, settings: dict[str, Any], constrained: bool, shared_prefix: bool) -> None:
         self.task = task
         self.batch = settings["batch"]
-        self.model = AutoModelForCausalLM.from_pretrained(task.model, dtype=torch.float32).eval()
+        self.model = load_model(task)
         self.grammar = self._compile(settings["schema"]) if constrained else None
         self.shared_prefix = shared_prefix
         self.cache: DynamicCache | None = None
@@ -50,8 +56,8 @@ class Batches:
             rows = [[*pad, *prefix, *row] for pad, row in zip(padding, own, strict=True)]
             masks = [[0] * len(pad) + [1] * (len(prefix) + len(row)) for pad, row in zip(padding, own, strict=True)]
         out = self.model.generate(
-            input_ids=torch.tensor(rows),
-            attention_mask=torch.tensor(masks),
+            input_ids=torch.tensor(rows, device=task.device),
+            attention_mask=torch.tensor(masks, device=task.device),
             do_sample=False,
             max_new_tokens=task.max_new_tokens,
             eos_token_id=task.end_id,
@@ -89,7 +95,8 @@ class Batches:
             return {}
         if self.cache is None:
             self.cache = DynamicCache(config=self.model.config)
-            self.model(input_ids=torch.tensor([self.task.prefix]), past_key_values=self.cache, logits_to_keep=1)
+            prefix = torch.tensor([self.task.prefix], device=self.task.device)
+            self.model(input_ids=prefix, past_key_values=self.cache, logits_to_keep=1)
         cache = copy.deepcopy(self.cache)
         cache.batch_repeat_interleave(rows)
         return {"past_key_values": cache}

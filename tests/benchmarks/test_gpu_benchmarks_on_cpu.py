@@ -1,0 +1,67 @@
+"""The comparisons that are meant for GPUs, on a CPU and a tiny model: every step of the way but the device."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+def run(script: str, *words: object) -> str:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{BENCHMARKS.parent / 'src'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+    }
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / script, *map(str, words), "--record", "none"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def cells(output: str, engine: str) -> str:
+    """What stands behind an engine's name in the last table that has it."""
+    return [line for line in output.splitlines() if line.split()[:1] == [engine]][-1]
+
+
+@pytest.mark.long
+def test_training_in_lora_and_nf4_beside_trl() -> None:
+    words = ("--models", "tiny", "--methods", "lora", "qlora", "--prompts", "explicit", "--rows", 4, "--steps", 3)
+    output = run("training_vs_trl.py", *words, "--turns", 1, "--engines", "ours", "trl")
+    assert "tiny, explicit, 4 rows" in output and "tiny, qlora, explicit, 4 rows" in output
+    difference = float(re.search(r"losses differ by (\S+)", cells(output, "trl"))[1])
+    assert difference < 2e-3, "4-bit products of other shapes; the losses are near 9"
+    assert re.fullmatch(r"ratio \d+\.\d\d", output.splitlines()[-1])
+
+
+@pytest.mark.long
+def test_scoring_beside_continuous_batching(tmp_path: Path) -> None:
+    engines = ("ours", "ours_int8", "transformers_generate", "transformers_continuous")
+    output = run("scoring_vs_peers.py", "--models", "tiny", "--rounds", 1, "--work", tmp_path, "--engines", *engines)
+    assert "100.0%" in cells(output, "ours")
+    for engine in engines:
+        assert re.search(r"\d+\.\d\d ×", cells(output, engine)), engine
+    assert re.fullmatch(r"ratio \d+\.\d\d", output.splitlines()[-1])
+
+
+@pytest.mark.parametrize("script", ["training_vs_trl.py", "scoring_vs_peers.py"])
+def test_without_a_gpu_nothing_is_measured(script: str) -> None:
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / script, "--gpu"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "no GPU that CUDA can use, so nothing was measured" in done.stderr
