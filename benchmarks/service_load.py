@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--tickets", type=int, metavar="N")
     parser.add_argument("--work", type=Path, help="keep the run in this folder for the next call")
     options = parser.parse_args()
-    options.quick, options.engines = False, []
+    options.quick, options.gpu, options.engines = False, False, []
     with tempfile.TemporaryDirectory() as folder:
         work = options.work or Path(folder)
         work.mkdir(parents=True, exist_ok=True)
