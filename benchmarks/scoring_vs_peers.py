@@ -29,8 +29,8 @@ measured in the same run: 2 × parameters × (the ticket's own prompt tokens + t
 really computes, over its time and the rate of one large fp32 product on as many threads (by the faster of torch's two
 libraries), or of a bf16 product on the GPU. Engines whose environment is missing are named with the command that makes it.
 
-The embedded base gets a LoRA adapter, the random models are trained whole; all just long enough that the
-engines agree on the text. In a quick run the training is too short for that: engines that may cut a label into other
+All models are trained whole: the embedded base over its rows once, at the learning rate at which JSON and the compact format
+do best (`methods_it_tickets_formats_5000.json`), random ones just long enough that the engines agree on the text. In a quick run the training is too short for that: engines that may cut a label into other
 tokens than the trained ones then write other labels, and only the speed says something.
 """
 
@@ -64,7 +64,7 @@ from triagekit.hardware.devices import detect_devices
 from triagekit.schema.schema import Schema
 
 TICKETS = {"embedded": 960, "qwen2_45m": 128, "qwen2.5-0.5b": 960, "qwen2.5-1.5b": 960, "tiny": 24}
-STEPS = {"embedded": 150, "qwen2_45m": 100, "qwen2.5-0.5b": 100, "qwen2.5-1.5b": 100, "tiny": 4}
+STEPS = {"embedded": 312, "qwen2_45m": 100, "qwen2.5-0.5b": 100, "qwen2.5-1.5b": 100, "tiny": 4}
 GPU_ENGINES = (
     "ours",
     "ours_int8",

@@ -13,6 +13,7 @@ import pytest
 from triagekit.cli.main import main
 from triagekit.errors import TriageError
 from triagekit.scoring import pool as pool_module
+from triagekit.scoring.care import Care
 from triagekit.scoring.joint import JointShard, JointSummary
 from triagekit.scoring.parts import PartSummary
 from triagekit.scoring.pool import WorkerPool
@@ -29,7 +30,7 @@ class FakeRay:
             RayTaskError=ValueError, RayActorError=KeyError, OutOfMemoryError=MemoryError, RayError=LookupError
         )
 
-    def submit(self, shard, rows_at_once=None):
+    def submit(self, shard, care):
         self.given.append(shard.index)
         return shard.index
 
@@ -53,10 +54,14 @@ def shards(count):
 
 
 def make_pool(ray, workers):
-    pool = WorkerPool([types.SimpleNamespace(batch_size=64)], workers, 3, None, 0)
-    actor = types.SimpleNamespace(score_planned=types.SimpleNamespace(remote=ray.submit))
-    pool._members = [pool_module._Member(actor) for _ in range(workers)]
+    pool = WorkerPool([types.SimpleNamespace(batch_size=64, out="nowhere")], workers, 3, None, 0)
+    pool._members = [new_member(ray) for _ in range(workers)]
+    pool._new_member = lambda: new_member(ray)
     return pool
+
+
+def new_member(ray):
+    return pool_module._Member(types.SimpleNamespace(score_planned=types.SimpleNamespace(remote=ray.submit)))
 
 
 def test_without_a_signal_every_shard_is_scored(fake):
@@ -70,20 +75,19 @@ def test_without_a_signal_every_shard_is_scored(fake):
 )
 def test_a_shard_that_memory_has_ended_is_given_again_in_smaller_batches(fake, told, expected):
     pool = make_pool(fake, 2)
-    pool._new_member = lambda: pool_module._Member(pool._members[1].actor)
     shard, behind = JointShard(4, "a to c", {}), JointShard(5, "d to f", {})
     given, again = [], deque()
     for reason in told:
         pool._members[0].tasks = deque([("task", shard), ("next", behind)])
         pool._replace(pool._members[0], again, KeyError(reason))
-        given.append(pool._rows_at_once.get(4))
+        given.append(pool._careful.care(shard).rows_at_once)
     # Both go to whoever lives, also the one that the worker was at: another worker may fare better with it.
     assert given == expected and list(again) == [shard, behind] * 2
-    assert 5 not in pool._rows_at_once
+    assert pool._careful.care(behind) == Care()
     assert (pool.lost_workers, pool.table()[0]["restarts"]) == (2, 2)
     pool._members[0].tasks = deque([("task", shard)])
-    with pytest.raises(TriageError, match=r"Shard 4 \(tickets a to c\) ended 3 workers"):
-        pool._replace(pool._members[0], again, KeyError("killed"))
+    pool._replace(pool._members[0], again, KeyError("killed"))
+    assert pool._careful.care(shard).watched
 
 
 def test_a_worker_that_finds_no_room_holds_nothing_up(fake):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from triagekit.errors import TriageError
 from triagekit.files.remote import any_path
+from triagekit.scoring.care import Care, Watch
 from triagekit.scoring.plan import PlannedShard, as_planned, read_rows
 from triagekit.scoring.process_memory import prepare_for_tickets
 from triagekit.scoring.worker import ScoreWorker, WorkerOrder
@@ -76,10 +77,9 @@ class JointScoreWorker:
         """Of the process that this worker lives in."""
         return os.getpid()
 
-    def score_planned(self, joint: JointShard, rows_at_once: int | None = None) -> JointSummary:
+    def score_planned(self, joint: JointShard, care: Care = Care()) -> JointSummary:  # noqa: B008
         """Read a shard's tickets where they lie, score them with the runs that miss them, and write the parts.
 
-        `rows_at_once`: given to the model together at most, where memory is known to have run out.
         Raises TriageError as ScoreWorker.score does, and where the archive is not what it was.
         """
         if not self._opened and (refusal := self.open()):
@@ -92,5 +92,7 @@ class JointScoreWorker:
             archive = any_path(order.archive)
             rows = read_rows(archive, order.reading, planned) if rows is None else rows
             shard = as_planned(archive, rows, planned, order.job)
-            summaries[number] = self._workers[number].score(shard, rows_at_once)
+            left_out = care.left_out.get(number, frozenset())
+            watch = Watch.of(order.out, joint.index, left_out) if care.watched else None
+            summaries[number] = self._workers[number].score(shard, care.rows_at_once, watch)
         return JointSummary(summaries)

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from triagekit.errors import TriageError
+from triagekit.scoring.care import SHARD_ATTEMPTS, CarefulShards
 from triagekit.scoring.joint import JointScoreWorker, JointShard, JointSummary
 from triagekit.scoring.layout import start_ray
 from triagekit.scoring.stopping import ScoringInterrupted, StopRequest
-from triagekit.scoring.worker import WorkerOrder
+from triagekit.scoring.worker import NothingScored, WorkerOrder
 
 UNDER_WAY_PER_WORKER = 2
 """One that is scored and one that waits, so that a worker never waits for the driver; memory stays flat."""
-SHARD_ATTEMPTS = 3
 LOOK_SECONDS = 1.0
 """Between two looks at whether somebody asked to stop."""
 ROOM_SECONDS = 600.0
@@ -58,8 +58,8 @@ class WorkerPool:
         self._address = address
         self._gpus = gpus
         self._members: list[_Member] = []
-        self._deaths: dict[int, int] = {}
-        self._rows_at_once: dict[int, int] = {}
+        self._careful = CarefulShards(orders[0].batch_size, [order.out for order in orders])
+        self._lost_in_a_row = 0
         self._started_ray = False
         self._without_workers_since: float | None = None
 
@@ -80,18 +80,20 @@ class WorkerPool:
         """Load the adapters in every worker. Raises TriageError with the worker's own words where it is refused."""
         import ray
 
-        for member in self._members:
+        opening = deque(range(len(self._members)))
+        while opening:
+            member = self._members[opening[0]]
             try:
                 refusal = ray.get(member.actor.open.remote())
             except ray.exceptions.RayTaskError as error:
                 raise TriageError(f"A worker could not load the adapter: {error.cause!r}") from error
-            except ray.exceptions.RayActorError as error:
-                raise TriageError(
-                    f"A worker died while it loaded the adapter, most often for want of memory. Use fewer workers. ({error})"
-                ) from error
+            except ray.exceptions.RayActorError:
+                self._lose(member)
+                continue
             if refusal:
                 raise TriageError(refusal)
             member.starting, member.since = None, time.monotonic()
+            opening.popleft()
 
     def table(self) -> list[dict[str, Any]]:
         """A row a worker: shard it is at, rows and errors so far, rows a second, how often it was replaced."""
@@ -114,25 +116,24 @@ class WorkerPool:
         """Summaries of the parts, as they are finished. Takes a new shard only when a worker has room for it.
 
         `tick` is called at least once a second. Raises ScoringInterrupted after `stop` was asked for: shards under way get
-        its patience, no other is begun; TriageError where a shard ends one worker after the other, and where no worker
-        is left and none can be had.
+        its patience, no other is begun; TriageError where a shard cannot be scored whatever is tried, and where workers
+        die one after the other or none can be had.
         """
         asked = stop or StopRequest()
         waiting = iter(shards)
         again: deque[JointShard] = deque()
         exhausted = False
         while True:
-            while not exhausted or again:
-                member = self._least_busy()
-                if member is None:
-                    break
-                shard = again.popleft() if again else next(waiting, None)
-                if shard is None:
+            while self._least_busy() is not None:
+                shard = next((each for each in again if self._careful.is_due(each)), None)
+                if shard is not None:
+                    again.remove(shard)
+                elif exhausted or (shard := next(waiting, None)) is None:
                     exhausted = True
                     break
-                member.tasks.append(
-                    (member.actor.score_planned.remote(shard, self._rows_at_once.get(shard.index)), shard)
-                )
+                member = self._least_busy(shard)
+                assert member is not None
+                member.tasks.append((member.actor.score_planned.remote(shard, self._careful.care(shard)), shard))
             if exhausted and not again and not any(member.tasks for member in self._members):
                 return
             summary = self._next_result(again)
@@ -144,11 +145,16 @@ class WorkerPool:
                 yield from self._finish_under_way(asked.patience)
                 raise ScoringInterrupted(asked.signal_number)
 
-    def _least_busy(self) -> _Member | None:
-        """A worker that lives and has room for a shard more."""
-        living = [member for member in self._members if member.starting is None]
-        member = min(living, key=lambda item: len(item.tasks), default=None)
-        return member if member is not None and len(member.tasks) < UNDER_WAY_PER_WORKER else None
+    def _least_busy(self, shard: JointShard | None = None) -> _Member | None:
+        """A worker that lives and has room for a shard more; best one that `shard` has not failed in."""
+        with_room = [
+            member for member in self._members if member.starting is None and len(member.tasks) < UNDER_WAY_PER_WORKER
+        ]
+
+        def rank(member: _Member) -> tuple[bool, int]:
+            return shard is not None and self._careful.has_failed_in(shard, member.actor), len(member.tasks)
+
+        return min(with_room, key=rank, default=None)
 
     def _finish_under_way(self, patience: float) -> Iterator[JointSummary]:
         """What the workers are at right now, as far as it is finished in time; what waits behind it is left."""
@@ -167,12 +173,16 @@ class WorkerPool:
                     continue
 
     def _next_result(self, again: deque[JointShard]) -> JointSummary | None:
-        """Wait a little for one worker; its result, or None where none came, it has begun to live, or it died (its shards
-        are in `again`)."""
+        """Wait a little for one worker; its result, or None where none came, it has begun to live, or it failed or died
+        (its shards are in `again`)."""
         import ray
 
         member_of = {task: member for member in self._members for task, _ in member.tasks}
         member_of |= {member.starting: member for member in self._members if member.starting is not None}
+        if not member_of:
+            # All that is left has failed, and waits for its time.
+            time.sleep(LOOK_SECONDS)
+            return None
         done, _ = ray.wait(list(member_of), num_returns=1, timeout=LOOK_SECONDS)
         if not done:
             self._check_room()
@@ -181,8 +191,8 @@ class WorkerPool:
         try:
             found = ray.get(done[0])
         except ray.exceptions.RayTaskError as error:
-            shard = next(shard for task, shard in member.tasks if task == done[0])
-            raise TriageError(f"Shard {shard.index} could not be scored: {error.cause}") from error
+            self._failed(member, done[0], error.cause, again)
+            return None
         except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
             # Without a node nothing would ever take a new worker in, and Ray would wait for one without a word.
             if any(node["Alive"] for node in ray.nodes()):  # type: ignore[no-untyped-call]
@@ -197,6 +207,7 @@ class WorkerPool:
         member.tasks = deque(item for item in member.tasks if item[0] != done[0])
         member.rows += summary.rows
         member.errors += summary.errors
+        self._lost_in_a_row = 0
         return summary
 
     def _check_room(self) -> None:
@@ -214,21 +225,34 @@ class WorkerPool:
 
     def _replace(self, member: _Member, again: deque[JointShard], error: Exception) -> None:
         """A new worker for one that died. What it was at goes to whoever lives: a new one may find no room."""
-        self.lost_workers += 1
-        if member.tasks:
-            at_work = member.tasks[0][1]
-            deaths = self._deaths[at_work.index] = self._deaths.get(at_work.index, 0) + 1
-            if deaths >= SHARD_ATTEMPTS:
-                raise TriageError(
-                    f"Shard {at_work.index} (tickets {at_work.span}) ended "
-                    f"{SHARD_ATTEMPTS} workers. If memory ran out, lower batch_size or workers and run the same command "
-                    "again; finished parts are kept."
-                )
-            # One death may be anybody's; a second at the same shard, or what Ray says of it, points at the memory.
-            if deaths > 1 or "memory" in str(error).casefold():
-                self._rows_at_once[at_work.index] = max(1, self._orders[0].batch_size >> deaths)
-        self._check_restarts()
+        if member.tasks and self._careful.died(member.tasks[0][1], str(error)):
+            self._lost_in_a_row = 0
         again.extend(shard for _, shard in member.tasks)
+        self._lose(member)
+
+    def _failed(self, member: _Member, task: Any, cause: object, again: deque[JointShard]) -> None:
+        """A shard has failed in a worker that lives. Raises TriageError for what no other worker would do better."""
+        shard = next(shard for given, shard in member.tasks if given == task)
+        nothing_scored = isinstance(cause, NothingScored)
+        if isinstance(cause, TriageError) and not nothing_scored:
+            raise TriageError(f"Shard {shard.index} could not be scored: {cause}")
+        self._careful.failed(shard, member.actor, cause, 1 if nothing_scored else SHARD_ATTEMPTS)
+        if nothing_scored:
+            # A GPU may have fallen over: the process would answer nobody any more.
+            import ray
+
+            again.extend(waiting for _, waiting in member.tasks)
+            ray.kill(member.actor)
+            self._lose(member)
+        else:
+            member.tasks = deque(item for item in member.tasks if item[0] != task)
+            again.append(shard)
+
+    def _lose(self, member: _Member) -> None:
+        """Put another worker in the place of one that is gone."""
+        self.lost_workers += 1
+        self._lost_in_a_row += 1
+        self._check_restarts()
         self._members[self._members.index(member)] = self._successor(member)
 
     def _start_again(self, again: deque[JointShard]) -> None:
@@ -241,6 +265,7 @@ class WorkerPool:
                 "are kept."
             )
         self.lost_workers += len(self._members)
+        self._lost_in_a_row += len(self._members)
         self._check_restarts()
         for member in self._members:
             again.extend(shard for _, shard in member.tasks)
@@ -249,9 +274,10 @@ class WorkerPool:
         self._members = [self._successor(member) for member in self._members]
 
     def _check_restarts(self) -> None:
-        if self.lost_workers > self._restarts:
+        if self._lost_in_a_row > self._restarts:
             raise TriageError(
-                f"{self.lost_workers} workers died; worker_restarts allows {self._restarts}. Most often memory ran out: "
+                f"{self._lost_in_a_row} workers died, and no shard was finished in between; worker_restarts allows "
+                f"{self._restarts}. Most often memory ran out: "
                 "use fewer workers or a smaller batch_size, and run the same command again; finished parts are kept."
             )
 

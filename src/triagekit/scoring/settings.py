@@ -70,7 +70,9 @@ class ScoreSettings(Settings):
     shard_rows: int = Field(default=2048, ge=1, description="tickets a part holds (fixed)")
     batch_size: int = Field(default=128, ge=1, description="tickets decoded at once by one worker (fixed)")
     workers: int = Field(default=0, ge=0, description="worker processes; 0: one a GPU, or one for two CPU cores")
-    worker_restarts: int = Field(default=3, ge=0, description="dead workers replaced before the job gives up")
+    worker_restarts: int = Field(
+        default=3, ge=0, description="dead workers replaced, with no shard finished in between, before the job gives up"
+    )
     ray_address: str | None = Field(default=None, description="address of a running Ray cluster; null: one of its own")
 
     @model_validator(mode="after")

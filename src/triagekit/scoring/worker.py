@@ -15,12 +15,17 @@ from triagekit.scoring.trouble import disk_full, is_disk_full, is_out_of_memory,
 
 if TYPE_CHECKING:
     from triagekit.modeling.adapter_folder import LoadedAdapter
+    from triagekit.scoring.care import Watch
     from triagekit.scoring.job_card import Reading
     from triagekit.scoring.policy import ThresholdPolicy
     from triagekit.scoring.predictor import Prediction, Predictor
 
 SYSTEMATIC = 16
 """When this many tickets fail and none of the shard succeeds, something other than the tickets is wrong."""
+
+
+class NothingScored(TriageError):
+    """A shard in which the model failed on every ticket. Another process may fare better: a GPU may have fallen over."""
 
 
 @dataclass(frozen=True)
@@ -86,20 +91,22 @@ class ScoreWorker:
             return str(error)
         return None
 
-    def score(self, shard: Shard, rows_at_once: int | None = None) -> PartSummary:
-        """Score one shard and write its part. `rows_at_once`: given to the model together at most.
+    def score(self, shard: Shard, rows_at_once: int | None = None, watch: Watch | None = None) -> PartSummary:
+        """Score one shard and write its part. `rows_at_once`: given to the model together at most. With `watch` they go one
+        by one, and those that it leaves out are written as errors.
 
-        Raises TriageError where no ticket at all could be scored, and where there is no room for the part.
+        Raises NothingScored, and TriageError where there is no room for the part.
         """
         if self._predictor is None and (refusal := self.open()):
             raise TriageError(refusal)
         assert self._predictor is not None
         before = self._predictor.counts()
-        predictions = self._predict([text for _, text in shard.rows], rows_at_once)
+        texts = [text for _, text in shard.rows]
+        predictions = self._predict(texts, rows_at_once) if watch is None else self._predict_watched(texts, watch)
         work = {name: value - before[name] for name, value in self._predictor.counts().items()}
         failed = [item for item in predictions if item.verdict == "error" and item.record is None and not item.text]
         if len(failed) == len(predictions) >= SYSTEMATIC:
-            raise TriageError(f"None of {len(failed)} tickets could be scored; the first: {failed[0].error}")
+            raise NothingScored(f"None of {len(failed)} tickets could be scored; the first: {failed[0].error}")
         out = Path(self._order.out)
         try:
             summary = write_part(
@@ -115,7 +122,21 @@ class ScoreWorker:
             if is_disk_full(error):
                 raise disk_full(out, error) from None
             raise
+        if watch is not None:
+            watch.end()
         return replace(summary, work=work)
+
+    def _predict_watched(self, texts: Sequence[str], watch: Watch) -> list[Prediction]:
+        from triagekit.scoring.predictor import failed_prediction
+
+        found: list[Prediction] = []
+        for place, text in enumerate(texts):
+            if place in watch.left_out:
+                found.append(failed_prediction("The worker's process ended at this ticket, twice.", text[:200]))
+            else:
+                watch.begin(place)
+                found += self._predict([text], 1)
+        return found
 
     def _predict(self, texts: Sequence[str], rows_at_once: int | None) -> list[Prediction]:
         """A prediction for every ticket. Where memory runs out, half as many go together from then on."""
