@@ -5,6 +5,10 @@ three schemas with dependent enums, over the embedded base's tokenizer and over 
 of random bytes beside the embedded ones.
 
     python benchmarks/decoder_vs_reference.py [--tickets 5000] [--large-tickets 5000] [--schemas it_tickets …]
+    python benchmarks/decoder_vs_reference.py --precisions --tickets 500     # the embedded base in every weight format
+
+The second compares both decoders on the same weights in fp32, int8, bf16 and nf4. The reference reads the whole text again for
+every choice, so activations are rounded at other places there wherever numbers are coarser than fp32.
 """
 
 from __future__ import annotations
@@ -28,7 +32,12 @@ def main() -> None:
     parser.add_argument("--tickets", type=int, default=5000)
     parser.add_argument("--large-tickets", type=int, default=5000, help="with the large vocabulary")
     parser.add_argument("--schemas", nargs="+", default=list(SCHEMAS))
+    parser.add_argument("--precisions", action="store_true", help="the embedded base in every weight format instead")
     options = parser.parse_args()
+    if options.precisions:
+        found = {name: in_precision(name, tickets(options.tickets)) for name in ("fp32", "int8", "bf16", "nf4")}
+        print(write_record("decoder_vs_reference_precisions", found))
+        return
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
         texts = tickets(max(options.tickets, options.large_tickets))
@@ -49,8 +58,6 @@ def tickets(count: int) -> list[str]:
 
 def compare(schema: str, vocabulary: str, texts: list[str], folder: Path) -> dict[str, Any]:
     """Both decoders on the same tickets."""
-    from triagekit.decoding.decoder import BatchedDecoder
-    from triagekit.decoding.reference import ReferenceDecoder
     from triagekit.modeling.base import load_tokenizer
     from triagekit.modeling.segments import SegmentTokenizer
     from triagekit.modeling.template import PromptSettings, PromptTemplate
@@ -63,7 +70,33 @@ def compare(schema: str, vocabulary: str, texts: list[str], folder: Path) -> dic
     # Short prompts where the schema has them: the reference reads the whole text again for every choice.
     settings = PromptSettings(strategy="implicit" if loaded.instructions else "explicit", max_length=8192)
     segments = SegmentTokenizer(tokenizer, PromptTemplate(tokenizer, loaded, settings))
-    model = sharp_model(len(tokenizer))
+    return {"vocabulary": len(tokenizer), **both_decoders(sharp_model(len(tokenizer)), segments, texts)}
+
+
+def in_precision(precision: str, texts: list[str]) -> dict[str, Any]:
+    """The embedded base, which knows the form of a record but little else, on the same weights in both decoders."""
+    from triagekit.modeling.base import load_base, load_tokenizer
+    from triagekit.modeling.int8_linear import to_int8
+    from triagekit.modeling.segments import SegmentTokenizer
+    from triagekit.modeling.settings import QuantizationSettings
+    from triagekit.modeling.template import PromptSettings, PromptTemplate
+    from triagekit.schema import load_schema
+
+    quantization = QuantizationSettings.model_validate({}) if precision == "nf4" else None
+    model = load_base("embedded", precision if precision == "bf16" else "fp32", quantization, "cpu")
+    if precision == "int8":
+        to_int8(model)
+    settings = PromptSettings(strategy="implicit", max_length=1024)
+    tokenizer = load_tokenizer("embedded")
+    segments = SegmentTokenizer(tokenizer, PromptTemplate(tokenizer, load_schema("it_tickets"), settings))
+    return both_decoders(model, segments, texts)
+
+
+def both_decoders(model: Any, segments: Any, texts: list[str]) -> dict[str, Any]:
+    """What they make of the same tickets."""
+    from triagekit.decoding.decoder import BatchedDecoder
+    from triagekit.decoding.reference import ReferenceDecoder
+
     began = time.perf_counter()
     decoder = BatchedDecoder(model, segments, batch_size=128)
     found = decoder.decode(texts)
@@ -76,7 +109,6 @@ def compare(schema: str, vocabulary: str, texts: list[str], folder: Path) -> dic
     both = list(zip(found, expected, strict=True))
     result = {
         "tickets": len(texts),
-        "vocabulary": len(tokenizer),
         "equal_texts": sum(one.text == other.text for one, other in both),
         # Choices that hang on a rounding error are no fault of either decoder: how close they were, and how close any other was.
         "closest_choice_of_unequal": [

@@ -27,11 +27,14 @@ kernels made. Ours includes tokenising the tickets and rendering the records; th
 The schema's forms are those of peers/schema_forms.py. "Of the ceiling" is the share of this machine's matrix-product rate,
 measured in the same run: 2 × parameters × (the ticket's own prompt tokens + the tokens of our record), whatever an engine
 really computes, over its time and the rate of one large fp32 product on as many threads (by the faster of torch's two
-libraries), or of a bf16 product on the GPU. Engines whose environment is missing are named with the command that makes it.
+libraries), or of a bf16 product on the GPU; and of an int8 product beside it. Labels alone and the compact format do less work
+than that, and ours computes the output head for the schema's tokens alone: shares above 1 say so. Engines whose environment is
+missing are named with the command that makes it.
 
 All models are trained whole: the embedded base over its rows once, at the learning rate at which JSON and the compact format
-do best (`methods_it_tickets_formats_5000.json`), random ones just long enough that the engines agree on the text. In a quick run the training is too short for that: engines that may cut a label into other
-tokens than the trained ones then write other labels, and only the speed says something.
+do best (`methods_it_tickets_formats_5000.json`), random ones just long enough that the engines agree on the text. In a quick run
+the training is too short for that, and engines write records of other lengths: its ratio is that of the time which a written
+token takes.
 """
 
 from __future__ import annotations
@@ -88,7 +91,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS)
     parser.add_argument("--gpu", action="store_true", help="everything on the GPU, in bf16")
     parser.add_argument("--tickets", type=int, metavar="N", help=f"of each model (default: {TICKETS})")
-    parser.add_argument("--rounds", type=int, default=2, help="at least two, so that the order turns (default: 2)")
+    parser.add_argument("--rounds", type=int, default=3, help="at least two, so that the order turns (default: 3)")
     parser.add_argument(
         "--work", type=Path, help="keep runs, exported models and sweeps in this folder for the next call"
     )
@@ -153,7 +156,7 @@ def compare(model: str, work: Path, options: argparse.Namespace) -> dict[str, An
     if "ours" not in rounds or len(rounds) == 1:
         raise SystemExit("\n\n".join(f"{name}: {reason}" for name, reason in not_measured.items()))
     rates = {kind: max(each[kind] for each in ceilings) for kind in ceilings[0]} if ceilings else {}
-    found = judge(rounds, sweeps, schema, facts, rates.get("bf16" if options.gpu else "fp32"))
+    found = judge(rounds, sweeps, schema, facts, rates, per_token=options.quick)
     show(found, not_measured)
     del facts["records"]
     return {**facts, "matrix_rates": rates, "engines": found, "not_measured": not_measured}

@@ -15,12 +15,14 @@ def judge(
     sweeps: dict[str, list[dict[str, Any]]],
     schema: Schema,
     facts: dict[str, Any],
-    ceiling: float | None,
+    ceilings: dict[str, float],
+    per_token: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Figures of each engine from its rounds, the fastest of which counts. `ratio`: how many times faster ours is.
+    """Figures of each engine from its rounds, the fastest of which counts. `ratio`: how many times faster ours is; with
+    `per_token` for each token written, where engines write records of other lengths.
 
-    `ceiling`: fp32 operations a second, None where it was not measured. The work is that of our prompts and records for
-    every engine.
+    `ceilings`: operations a second by number type, the model's own first; empty where they were not measured. The work is that
+    of our prompts and records for every engine.
     """
     best = {name: min(each, key=lambda found: found["seconds"]) for name, each in rounds.items()}
     ours = best["ours"]
@@ -42,10 +44,11 @@ def judge(
             "valid": round(sum(map(is_valid, parsed)) / tickets, 4),
             "same_text": round(sum(same) / tickets, 4),
             "same_labels": round(same_labels(schema, records, our_records), 4),
+            "same_by_field": same_by_field(schema, records, our_records),
             "right_labels": round(same_labels(schema, records, facts["records"]), 4),
             "written_tokens": found["written_tokens"],
-            "of_ceiling": round(work / found["seconds"] / ceiling, 4) if ceiling else None,
-            "ratio": round(found["seconds"] / ours["seconds"], 3),
+            "of_ceiling": {kind: round(work / found["seconds"] / rate, 4) for kind, rate in ceilings.items()},
+            "ratio": round(cost(found, per_token) / cost(ours, per_token), 3),
             "rounds": [
                 {key: round(each[key], 3) for key in ("seconds", "cpu_seconds", "peak_memory_bytes")}
                 for each in rounds[name]
@@ -58,6 +61,22 @@ def judge(
 def is_valid(parsed: ParsedRecord) -> bool:
     """A record of the schema and nothing else, in strict JSON."""
     return parsed.record is not None and not parsed.problems and not parsed.repairs
+
+
+def cost(found: dict[str, Any], per_token: bool) -> float:
+    """Seconds, of the whole or of a written token."""
+    return float(found["seconds"]) / (found["written_tokens"] if per_token else 1)
+
+
+def same_by_field(schema: Schema, records: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict[str, float]:
+    """Share of tickets with the same value in both, by field."""
+    pairs = list(zip(records, others, strict=True))
+    return {
+        field.name: round(
+            sum(field.name in one and one[field.name] == other.get(field.name) for one, other in pairs) / len(pairs), 4
+        )
+        for field in schema.fields
+    }
 
 
 def same_labels(schema: Schema, records: list[dict[str, Any]], others: list[dict[str, Any]]) -> float:
@@ -83,6 +102,7 @@ def show(figures: dict[str, dict[str, Any]], not_measured: dict[str, str]) -> No
         "same labels",
         "right",
         "of ceiling",
+        "int8's",
         "ours is",
     )
     print(f"{'':29}" + "".join(f"{column:>12}" for column in columns))
@@ -91,7 +111,9 @@ def show(figures: dict[str, dict[str, Any]], not_measured: dict[str, str]) -> No
             f"{found['tickets_per_second']:.2f}",
             f"{found['tickets_per_cpu_second']:.2f}",
             f"{found['peak_memory_bytes'] / 2**20:.0f}",
-            *(_share(found[share]) for share in ("valid", "same_text", "same_labels", "right_labels", "of_ceiling")),
+            *(_share(found[share]) for share in ("valid", "same_text", "same_labels", "right_labels")),
+            _share(next(iter(found["of_ceiling"].values()), None)),
+            _share(found["of_ceiling"].get("int8")),
             f"{found['ratio']:.2f} ×",
         ]
         settings = ", ".join(map(str, found["settings"].values()))

@@ -11,7 +11,9 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
+import zstandard
 
+from triagekit.data import byte_streams
 from triagekit.data.archive import Ticket, archive_mapper, as_ticket
 from triagekit.data.mapping import DataMapping
 from triagekit.data.sources import read_source
@@ -143,3 +145,32 @@ def test_jobs_that_are_planned_together_have_the_plans_of_each_alone(archive: Pa
     assert read_shard(archive, mine, "one").rows == read_shard(archive, theirs, "other").rows
     with pytest.raises(TriageError, match="not what it was"):
         read_shard(archive, mine, "other")
+
+
+@pytest.mark.parametrize("ending", ["gz", "zst"])
+def test_a_compressed_file_is_unpacked_once_by_who_reads_its_shards_in_order(
+    tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = rows_of(0, 4000)
+    content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    packed = gzip.compress(content) if ending == "gz" else zstandard.ZstdCompressor().compress(content)
+    path = tmp_path / f"tickets.jsonl.{ending}"
+    path.write_bytes(packed)
+    plan, _ = planned(path, shard_rows=100)
+    begun: list[Path] = []
+    unpacked = byte_streams._decompressed
+
+    def counted(path: Path, *arguments: Any) -> Any:
+        begun.append(path)
+        return unpacked(path, *arguments)
+
+    monkeypatch.setattr(byte_streams, "_decompressed", counted)
+    own = plan.shards[1::2]
+    found = [row for shard in own for row in read_rows(path, READING, shard)]
+    assert len(plan.shards) > 30 and len(begun) == 1
+    # Backwards it has to begin anew each time, and gives the same.
+    again = [read_rows(path, READING, shard) for shard in reversed(own)]
+    assert [row for rows in reversed(again) for row in rows] == found
+    good = {row["id"]: row["text"] for row in rows if row["text"]}
+    assert len(found) == 100 * (len(own) - 1) + len(again[0])
+    assert dict(found) == {identity: good[identity] for identity, _ in found}

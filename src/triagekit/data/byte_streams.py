@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -10,6 +11,8 @@ from triagekit.errors import TriageError
 from triagekit.files.remote import AnyPath
 
 READ_BYTES = 1 << 16
+_KEPT_CHUNKS = 4
+"""Of an unpacked file: a reader looks ahead by less."""
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
@@ -43,20 +46,62 @@ def compression_of(path: AnyPath) -> str:
 
 
 def byte_chunks(path: AnyPath, start: int = 0) -> Iterator[bytes]:
-    """Decompressed content of `path` from byte `start`, a chunk at a time. Raises BrokenSource after the last good chunk."""
+    """Decompressed content of `path` from byte `start`, a chunk at a time. Raises BrokenSource after the last good chunk.
+
+    A compressed file can only be read from its beginning. Where the last one was left ahead of `start`, it is gone on with: so
+    who reads one piece after the other, as an archive's workers do, unpacks the file once.
+    """
     kind = compression_of(path)
+    if kind == "":
+        return _plain(path, start)
+    if start and (left := _left_at(path, start)) is not None:
+        return left.chunks(start)
     if kind == "gzip":
-        return _behind(start, _decompressed(path, lambda: zlib.decompressobj(wbits=31), "gzip"))
-    if kind == "zstd":
-        return _behind(start, _decompressed(path, _zstd_decompressor(), "zstd"))
-    return _plain(path, start)
+        return _Unpacked(path, _decompressed(path, lambda: zlib.decompressobj(wbits=31), "gzip")).chunks(start)
+    return _Unpacked(path, _decompressed(path, _zstd_decompressor(), "zstd")).chunks(start)
 
 
-def _behind(start: int, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    for chunk in chunks:
-        if start < len(chunk):
-            yield chunk[start:]
-        start = max(0, start - len(chunk))
+class _Unpacked:
+    """The decompressed content of a file on its way from the beginning to the end."""
+
+    def __init__(self, path: AnyPath, chunks: Iterator[bytes]) -> None:
+        self.path = path
+        self._chunks = chunks
+        self._end = 0
+        # A reader stops inside of what it was given: the next piece begins there.
+        self._last: deque[tuple[int, bytes]] = deque(maxlen=_KEPT_CHUNKS)
+
+    def reaches(self, start: int) -> bool:
+        """Whether byte `start` can still be had."""
+        return start >= (self._last[0][0] if self._last else self._end)
+
+    def chunks(self, start: int) -> Iterator[bytes]:
+        """From byte `start`. What is left before its end can be gone on with."""
+        try:
+            for place, chunk in tuple(self._last):
+                if place + len(chunk) > start:
+                    yield chunk[max(0, start - place) :]
+            for chunk in self._chunks:
+                place, self._end = self._end, self._end + len(chunk)
+                self._last.append((place, chunk))
+                if self._end > start:
+                    yield chunk[max(0, start - place) :]
+        except GeneratorExit:
+            # Who only looks at the beginning of a file goes on with nothing.
+            if start:
+                _left.append(self)
+            raise
+
+
+_left: deque[_Unpacked] = deque(maxlen=1)
+"""The file that was left last before its end."""
+
+
+def _left_at(path: AnyPath, start: int) -> _Unpacked | None:
+    """The file that was left, taken out, if it is this one and not beyond `start`."""
+    if not _left or str(_left[0].path) != str(path) or not _left[0].reaches(start):
+        return None
+    return _left.pop()
 
 
 def _plain(path: AnyPath, start: int = 0) -> Iterator[bytes]:

@@ -243,6 +243,8 @@ def _score_missing(
                 for number, part in summary.of_run.items():
                     ledgers[number].scored(part)
             seconds = time.monotonic() - began
+            for ledger in ledgers:
+                ledger.board.scoring_until = time.time()
             tick()
         return {"workers": layout.workers, "lost_workers": pool.lost_workers}, seconds
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from triagekit.errors import TriageError
 from triagekit.modeling.settings import ScoringPrecision
@@ -74,6 +74,15 @@ class ScoreSettings(Settings):
         default=3, ge=0, description="dead workers replaced, with no shard finished in between, before the job gives up"
     )
     ray_address: str | None = Field(default=None, description="address of a running Ray cluster; null: one of its own")
+
+    @field_validator("out", "append_since")
+    @classmethod
+    def _a_folder(cls, value: str | None) -> str | None:
+        if value is not None and "://" in value:
+            raise ValueError(
+                f"{value} is a URL: parts are written to a folder that all workers see; `publish` copies the finished one there"
+            )
+        return value
 
     @model_validator(mode="after")
     def _one_threshold(self) -> ScoreSettings:

@@ -44,6 +44,7 @@ class StatusBoard:
     work: Counter[str] = field(default_factory=Counter)
     began: float = field(default_factory=time.time)
     scoring_since: float | None = None
+    scoring_until: float | None = None
     _written: float = 0.0
 
     @property
@@ -53,10 +54,10 @@ class StatusBoard:
 
     @property
     def rows_per_second(self) -> float | None:
-        """Tickets scored by this run a second, since its workers were ready."""
+        """Tickets scored by this run a second, from when its workers were ready until the last part stood."""
         if self.scoring_since is None or not self.rows_scored:
             return None
-        return self.rows_scored / max(1e-9, time.time() - self.scoring_since)
+        return self.rows_scored / max(1e-9, (self.scoring_until or time.time()) - self.scoring_since)
 
     @property
     def decoding(self) -> dict[str, float] | None:
