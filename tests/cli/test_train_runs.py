@@ -112,3 +112,18 @@ def test_a_missing_data_set_is_said_without_loading_torch(tmp_path):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "is not a processed data set" in done.stderr
+
+
+def test_the_learning_rate_test_from_the_command_line(tiny_model_folder, tmp_path, capsys):
+    source = tmp_path / "raw.jsonl"
+    assert main(["data", "generate", "--rows", "60", "--seed", "3", "--out", str(source)]) == 0
+    assert main(["data", "prepare", "it_tickets", "--source", str(source), "--out", str(tmp_path / "data")]) == 0
+    capsys.readouterr()
+    words = ["train", "lora", f"data={tmp_path / 'data'}", f"base={tiny_model_folder}", f"output={tmp_path}"]
+    words += ["batch.effective=4", "batch.micro=4", "prompt.max_length=1024"]
+    assert main([*words, "--name", "tried", "--find-lr", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert 0 < found["steepest"] < found["lowest"] and found["steepest"] < found["suggested"] < found["lowest"]
+    assert "<svg" in (tmp_path / "tried" / "find_lr" / "losses.svg").read_text()
+    # The run itself is not begun by it.
+    assert not (tmp_path / "tried" / "metrics.jsonl").exists()

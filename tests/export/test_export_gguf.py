@@ -24,6 +24,10 @@ TEXTS = [
     "  ¿Pueden ayudarme?\n\n\tGracias, Zoë 🖨️ 日本語  ",
     'say "hi" <|im_end|> {"a":1}',
 ]
+KINDS = {
+    "qwen2": "f32", "qwen2_f16": "f16", "qwen2_q8": "q8_0", "qwen3": "q8_0", "llama": "f16", "llama_q8": "q8_0",
+    "llama3": "f32", "pieces": "f32",
+}  # fmt: skip
 PRE = {"qwen2": "qwen2", "qwen3": "qwen2", "llama": "llama-bpe", "pieces": "default"}
 
 
@@ -45,9 +49,13 @@ def runs(tmp_path_factory, export_data, hybrid_run, tiny_model_folder):
 @pytest.fixture(scope="module")
 def exported(runs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gguf")
-    kinds = {"qwen2": "f32", "qwen3": "q8_0", "llama": "f16", "llama3": "f32", "pieces": "f32"}
-    records = {name: export_gguf(runs[name], folder / f"{name}.gguf", kind) for name, kind in kinds.items()}
+    records = {name: export_gguf(runs[run_of(name)], folder / f"{name}.gguf", kind) for name, kind in KINDS.items()}
     return folder, records
+
+
+def run_of(name):
+    """`qwen2_f16` is a file of the run `qwen2`."""
+    return name.partition("_")[0]
 
 
 @pytest.fixture(scope="module")
@@ -57,25 +65,27 @@ def merged(runs):
     }
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama", "pieces"])
-def test_transformers_reads_the_file_to_the_same_logits(family, exported, merged, runs):
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "llama3"])
+def test_transformers_reads_the_file_to_the_same_logits(name, exported, merged, runs):
     """An independent reader: names, order of rows, tied heads and figures are its own business. (It knows nothing of
     Llama's biases and lowered frequencies, which llama.cpp checks below.)"""
     from transformers import AutoModelForCausalLM
 
     folder, records = exported
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=f"{family}.gguf", dtype=torch.float32).eval()
+    family = run_of(name)
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=f"{name}.gguf", dtype=torch.float32).eval()
     for ids in prompts_of(runs[family]):
         expected = logits_of(merged[family].model, ids)
-        tolerance = {"f32": 2e-5, "f16": 5e-3, "q8_0": 0.1}[records[family]["type"]]
-        assert torch.allclose(logits_of(model, ids), expected, atol=tolerance), family
-    assert records[family]["pre_tokenizer"] == PRE[family]
+        tolerance = {"f32": 2e-5, "f16": 5e-3, "q8_0": 0.1}[records[name]["type"]]
+        assert torch.allclose(logits_of(model, ids), expected, atol=tolerance), name
+    assert records[name]["pre_tokenizer"] == PRE[family]
 
 
 @pytest.mark.skipif(find_spec("xllamacpp") is None, reason="no wheel of llama.cpp here")
-@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama", "llama3", "pieces"])
-def test_llama_cpp_computes_what_the_merged_model_does(family, exported, merged, runs):
+@pytest.mark.parametrize("name", KINDS)
+def test_llama_cpp_computes_what_the_merged_model_does(name, exported, merged, runs):
     folder, _ = exported
+    family = run_of(name)
     loaded = merged[family]
     prompts = prompts_of(runs[family])[:2]
     tokenised = [loaded.tokenizer(text, add_special_tokens=True)["input_ids"] for text in TEXTS]
@@ -85,8 +95,8 @@ def test_llama_cpp_computes_what_the_merged_model_does(family, exported, merged,
     options = {"logit_bias": [[token, False] for token in halved]}
     questions = [{"prompt": ids, "tokens": 8, "options": options} for ids in prompts]
     questions += [{"prompt": text, "tokens": 1, "options": options} for text in TEXTS]
-    answers = ask(folder / f"{family}.gguf", questions)
-    tolerance = 0.05 if family == "qwen3" else 2e-3
+    answers = ask(folder / f"{name}.gguf", questions)
+    tolerance = 0.05 if KINDS[name] == "q8_0" else 2e-3
     for ids, answer in zip(prompts, answers, strict=False):
         logits = logits_of(loaded.model, [*ids, *answer["tokens"]])
         expected = torch.log_softmax(logits[len(ids) - 1 : -1], -1)

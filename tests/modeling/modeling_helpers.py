@@ -11,9 +11,15 @@ def random_model(family: str, tied: bool = False, vocabulary: int = 200):
     import transformers
 
     torch.manual_seed(0)
-    extra = {"head_dim": 8} if family in {"Qwen3", "Gemma2"} else {}
+    extra = {"head_dim": 8} if family in {"Qwen3", "Gemma", "Gemma2", "Gemma3"} else {}
     if family == "Gemma2":
         extra["final_logit_softcapping"] = 5.0
+    if family == "Gemma3":
+        extra |= {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
+    if family == "Llama3":
+        stretched = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0}
+        extra["rope_parameters"] = {**stretched, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+    family = {"Llama3": "Llama", "Gemma3": "Gemma3Text"}.get(family, family)
     config = getattr(transformers, f"{family}Config")(
         vocab_size=vocabulary,
         hidden_size=32,
@@ -28,7 +34,7 @@ def random_model(family: str, tied: bool = False, vocabulary: int = 200):
         pad_token_id=0,
         **extra,
     )
-    model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    model = getattr(transformers, f"{family.removesuffix('Text')}ForCausalLM")(config).eval()
     for name, parameter in model.named_parameters():
         if "norm" in name:
             parameter.data += 0.1 * torch.randn_like(parameter)

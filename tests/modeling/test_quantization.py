@@ -26,6 +26,7 @@ CASES = [
     ({"bits": 4}, {"method": "hybrid"}),
     ({"bits": 4}, {"method": "hybrid", "head": "output_tokens"}),
     ({"bits": 4}, {"dora": True}),
+    ({"bits": 4, "compute_dtype": "bf16"}, {}),
     (FP4, {"method": "hybrid"}),
     ({"bits": 8}, {"method": "hybrid"}),
 ]

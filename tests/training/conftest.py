@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "modeling"))
+
 from training_helpers import rows, write_processed
 
 from triagekit.training.settings import TrainSettings

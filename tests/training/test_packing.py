@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from modeling_helpers import FAMILIES, random_model
 from training_helpers import SCHEMA, metric_lines, rows
 
 from triagekit.data.rows import Row
@@ -81,6 +82,29 @@ def test_loss_and_every_gradient_equal_those_of_the_padded_batch(model, segments
     size = sum(float(gradient.norm()) ** 2 for gradient in of_padded.values()) ** 0.5
     for parameter, gradient in of_padded.items():
         assert float((of_packed[parameter] - gradient).norm()) < 1e-5 * size, parameter
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("family", [*FAMILIES, "Llama3", "Gemma", "Gemma3"])
+def test_every_architecture_has_the_loss_and_gradients_of_its_padded_batch(segments, family, name):
+    data, variants, options = CASES[name]
+    built = examples.build_examples(data, segments, split="train", variants=variants, **options)
+    padded, packed = (collate(batch_rows(built)) for collate in (PaddingCollator(0), SharedPrefixCollator()))
+    model, _ = attach_adapter(
+        random_model(family, vocabulary=len(segments.tokenizer)), AdapterSettings(method="hybrid", r=4)
+    )
+    for parameter_name, parameter in model.named_parameters():
+        if "lora_B" in parameter_name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    compute_losses_in_forward(model.eval())
+    expected, of_padded = loss_and_gradients(model, padded)
+    with shared_prefix_attention_of(model):
+        loss, of_packed = loss_and_gradients(model, packed)
+    assert loss == pytest.approx(expected, rel=1e-5)
+    size = sum(float(gradient.norm()) ** 2 for gradient in of_padded.values()) ** 0.5
+    assert of_packed.keys() == of_padded.keys() and len(of_packed) > 20
+    for parameter_name, gradient in of_padded.items():
+        assert float((of_packed[parameter_name] - gradient).norm()) < 1e-5 * size, parameter_name
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 1e-2), (torch.bfloat16, 5e-2)], ids=["fp16", "bf16"])

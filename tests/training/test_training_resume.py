@@ -77,6 +77,31 @@ def test_three_kills_change_nothing(settings_for, reference, method):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize(
+    ("optimizer", "schedule"),
+    [
+        ("adamw_8bit", "cosine_with_min_lr"),
+        ("paged_adamw_8bit", "warmup_stable_decay"),
+        ("adafactor", "polynomial"),
+        ("sgd", "inverse_sqrt"),
+    ],
+)
+def test_a_kill_changes_nothing_whatever_moves_the_weights(settings_for, reference, optimizer, schedule):
+    changes = {
+        "optimizer": {"name": optimizer, "schedule": schedule, "learning_rate": 5e-3},
+        "checkpoints": {"every_steps": 2, "keep": 2},
+    }
+    whole = reference(**changes)
+    losses = [line["loss"] for line in metric_lines(whole.folder) if line["split"] == "val"]
+    assert losses[-1] < losses[0]
+    settings = settings_for(**changes)
+    run = RunFolder(f"{settings.output}/run")
+    assert run_in_a_process(settings, kill_at(run, 4)) == -9
+    assert run_in_a_process(settings) == 0
+    assert_same_result(run, whole)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(3))
 def test_many_kills_at_random_moments_change_nothing(settings_for, reference, seed):
     chance = random.Random(seed)

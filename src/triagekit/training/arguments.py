@@ -10,7 +10,7 @@ from triagekit.modeling.precision import precision_name, resolve_precision
 from triagekit.training.ranks import Ranks
 from triagekit.training.run_folder import RunFolder
 from triagekit.training.rungs import accumulation
-from triagekit.training.settings import TrainSettings
+from triagekit.training.settings import Schedule, TrainSettings
 
 if TYPE_CHECKING:
     from trl.trainer.sft_config import SFTConfig
@@ -23,7 +23,10 @@ OPTIMIZERS = {
     "adafactor": "adafactor",
     "sgd": "sgd",
 }
-SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+LOWEST_SHARE = 0.1
+"""Of the peak learning rate, where cosine_with_min_lr ends."""
+DECAY_SHARE = 0.2
+"""Of the steps, in which warmup_stable_decay falls."""
 
 
 def total_steps(settings: TrainSettings, rows: int) -> int:
@@ -40,6 +43,15 @@ def steps_per_epoch(settings: TrainSettings, rows: int) -> int:
 def evaluation_interval(settings: TrainSettings, steps: int) -> int:
     """Optimizer steps between two validation measurements; rounded up, so that none falls just before the last step."""
     return max(1, math.ceil(settings.evaluation.every_share * steps - 1e-9))
+
+
+def schedule_options(schedule: Schedule, steps: int) -> dict[str, float]:
+    """What transformers' schedule of this name has to be told."""
+    if schedule == "cosine_with_min_lr":
+        return {"min_lr_rate": LOWEST_SHARE}
+    if schedule == "warmup_stable_decay":
+        return {"num_decay_steps": math.ceil(DECAY_SHARE * steps)}
+    return {}
 
 
 def sft_config(settings: TrainSettings, run: RunFolder, steps: int, evaluate: bool, ranks: Ranks) -> SFTConfig:
@@ -69,7 +81,8 @@ def sft_config(settings: TrainSettings, run: RunFolder, steps: int, evaluate: bo
         "adam_beta2": optimizer.betas[1],
         "adam_epsilon": optimizer.epsilon,
         "max_grad_norm": optimizer.max_grad_norm,
-        "lr_scheduler_type": SCHEDULES[optimizer.schedule],
+        "lr_scheduler_type": "constant_with_warmup" if optimizer.schedule == "constant" else optimizer.schedule,
+        "lr_scheduler_kwargs": schedule_options(optimizer.schedule, steps),
         "warmup_steps": math.ceil(optimizer.warmup_share * steps),
         "optim": OPTIMIZERS[optimizer.name],
         "seed": settings.seed,

@@ -10,6 +10,10 @@ from triagekit.hardware.settings import HardwareSettings
 from triagekit.modeling.settings import AdapterSettings, Precision, PromptSettings, QuantizationSettings
 from triagekit.settings import Settings
 
+Schedule = Literal[
+    "cosine", "cosine_with_min_lr", "linear", "polynomial", "inverse_sqrt", "warmup_stable_decay", "constant"
+]
+
 
 class OptimizerSettings(Settings):
     """What moves the weights."""
@@ -24,7 +28,11 @@ class OptimizerSettings(Settings):
         "and the smaller the model the higher: 2e-3 at 5 M parameters, 2e-4 at 0.5-3 B",
     )
     weight_decay: float = Field(0.01, ge=0, description="decoupled decay, on matrices only (never on norms and biases)")
-    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="after the warm-up")
+    schedule: Schedule = Field(
+        "cosine",
+        description="after the warm-up; cosine_with_min_lr ends at a tenth of the peak, warmup_stable_decay falls in the last "
+        "fifth of the steps",
+    )
     warmup_share: float = Field(
         0.05, ge=0, lt=1, description="share of all steps in which the rate climbs; more than 0.05 wastes a short run"
     )
