@@ -15,8 +15,8 @@ on a GPU). Peak memory is that of the process, on a GPU that of PyTorch's alloca
 
 - ours: packed rows, the shared prefix once. ours_padded: the same trainer with batch.packing=none.
 - trl: SFTTrainer as it comes, loss on the record only and in chunks (its default). trl_grouped: with rows of like length
-  together, as our own order has them already. trl_padding_free: batches without padding, which need FlashAttention; where that
-  package is missing, and on CPUs, it is left out.
+  together, as our own order has them already. trl_padding_free: batches without padding, by FlashAttention where that package is,
+  else under a mask. Its packing would put other rows into a step.
 - hf: transformers.Trainer on rows padded to the longest of the data set, with the model's own loss over all logits.
 """
 
@@ -71,7 +71,7 @@ def main() -> None:
     models = options.models or (list(ON_GPU) if options.gpu else ["embedded"])
     methods = options.methods or (list(METHODS) if options.gpu else ["lora"])
     choices = itertools.product(models, methods, options.prompts, options.rows)
-    engines, turns = [engine for engine in options.engines if engine not in missing(options.gpu)], options.turns
+    engines, turns = options.engines, options.turns
     if options.quick:
         choices, engines, turns = itertools.product(["embedded"], ["lora"], ["explicit"], [16]), ["ours", "trl"], 1
     figures: dict[str, Any] = {}
@@ -101,11 +101,6 @@ class Case:
     data: str
     steps: int
     gpu: bool = False
-
-
-def missing(gpu: bool) -> set[str]:
-    """Engines that cannot run here."""
-    return set() if gpu and importlib.util.find_spec("flash_attn") else {"trl_padding_free"}
 
 
 def prepare(folder: Path) -> Path:
@@ -170,7 +165,7 @@ def run_engine(case: Case) -> dict[str, Any]:
         peak = (
             torch.cuda.max_memory_allocated() if case.gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         )
-        own = our_step(trainer, seconds) if case.engine == "ours" else {}
+        own = work_of_a_step(trainer, case, seconds) | (our_step(trainer, seconds) if case.engine == "ours" else {})
     return {
         "rows_per_second": round(case.rows / seconds, 3),
         "losses": clock.losses,
@@ -179,12 +174,22 @@ def run_engine(case: Case) -> dict[str, Any]:
     }
 
 
+def work_of_a_step(trainer: Any, case: Case, seconds: float) -> dict[str, Any]:
+    """Tokens that went through the model in the last step, padding among them, and trained tokens a second."""
+    from triagekit.training.collator import token_count
+    from triagekit.training.loss import normaliser
+
+    batch = list(trainer.get_train_dataloader())[-1]
+    if case.engine.startswith("ours"):
+        computed, trained = token_count(batch), float(normaliser([batch]))
+    else:
+        computed, trained = batch["input_ids"].numel(), int((batch["labels"] != -100).sum())
+    return {"computed_tokens_of_a_step": computed, "trained_tokens_per_second": round(trained / seconds, 1)}
+
+
 def our_step(trainer: Any, seconds: float) -> dict[str, Any]:
     """Tokens and matrix products of our last step, which took `seconds`, and the share of the matrix rate that it reached."""
     from torch.utils.flop_counter import FlopCounterMode
-
-    from triagekit.training.collator import token_count
-    from triagekit.training.loss import normaliser
 
     batch = list(trainer.get_train_dataloader())[-1]
     with FlopCounterMode(display=False) as counter:
@@ -195,8 +200,6 @@ def our_step(trainer: Any, seconds: float) -> dict[str, Any]:
     lengths = [len(trainer._rows[row]["input_ids"]) for row in range(len(trainer._rows))]
     return {
         "tokens_per_row": round(sum(lengths) / len(lengths), 1),
-        "computed_tokens_of_a_step": token_count(batch),
-        "trained_tokens_per_second": round(float(normaliser([batch])) / seconds, 1),
         "matrix_operations_of_a_step": operations,
         "matrix_rate": round(rate),
         "matrix_rate_share": round(operations / rate / seconds, 3),
@@ -322,7 +325,8 @@ def trl(trainer: Any, case: Case) -> Any:
     if case.engine == "trl_grouped":
         arguments["train_sampling_strategy"] = "group_by_length"
     elif case.engine == "trl_padding_free":
-        trainer.network.get_base_model().set_attn_implementation("flash_attention_2")
+        if case.gpu and importlib.util.find_spec("flash_attn"):
+            trainer.network.get_base_model().set_attn_implementation("flash_attention_2")
         arguments["padding_free"] = True
     return SFTTrainer(
         model=trainer.network,
