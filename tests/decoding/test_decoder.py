@@ -240,3 +240,20 @@ def test_some_fields_only(tiny_model_folder: Path, byte_tokenizer: Any) -> None:
     with pytest.raises(TriageError, match="Did you mean 'priority'") as unknown:
         select_fields(segments.schema, ["prioritty", "subcategory"])
     assert "depend on 'category'" in str(unknown.value)
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_a_ticket_takes_a_pass_for_each_choice_and_each_token_of_text(
+    tiny_model_folder: Path, byte_tokenizer: Any, name: str
+) -> None:
+    """The reference computes nothing for a token that is the only one allowed."""
+    segments = segments_for(byte_tokenizer, SCHEMAS[name])
+    model = sharp_model(tiny_model_folder)
+    for text in many_tickets(4):
+        decoder = BatchedDecoder(model, segments)
+        decoder.decode([text])
+        reference, calls = ReferenceDecoder(model, segments), []
+        handle = model.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        reference.decode_one(text)
+        handle.remove()
+        assert decoder.counts.passes == len(calls) > 0

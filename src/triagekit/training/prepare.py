@@ -164,7 +164,10 @@ def _packing(model: Any, settings: TrainSettings, notes: Callable[[str], None]) 
     reason = why_not_packed(model)
     if reason is None:
         return settings.batch.packing
-    notes(f"Rows are padded, not packed: {reason}. The result is the same, only slower.")
+    # LLM.int8 (arXiv 2208.07339) keeps the columns apart in which any row of the batch has an outlier.
+    eight_bit = settings.quantization is not None and settings.quantization.bits == 8
+    then = "An 8-bit base rounds a row together with its batch" if eight_bit else "The result is the same, only slower"
+    notes(f"Rows are padded, not packed: {reason}. {then}.")
     return "none"
 
 
