@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from triagekit.errors import TriageError
-from triagekit.scoring.parts import LEDGER
 
 if TYPE_CHECKING:
     from triagekit.scoring.joint import JointShard
@@ -48,11 +47,10 @@ class Watch:
     @staticmethod
     def of(out: str, shard: int, left_out: frozenset[int] = frozenset()) -> Watch:
         """Of one run's part of a shard. A leftover is swept away by the next start of the job."""
-        return Watch(Path(out) / LEDGER / f".{shard:05d}.at.tmp", left_out)
+        return Watch(Path(out) / f".{shard:05d}.at.tmp", left_out)
 
     def begin(self, place: int) -> None:
         """The ticket at this place is next. It need not reach the disk: a worker may die, not the machine."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(str(place), encoding="utf-8")
 
     def end(self) -> None:
