@@ -7,6 +7,7 @@ torch dispatches: whatever in a step depends on a value that the host has seen w
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,32 @@ def test_a_batch_that_failed_is_not_used_again(
     with pytest.raises(RuntimeError, match="out of memory"):
         decoder.decode(texts)
     assert_equal(decoder.decode(texts), expected)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_where_no_test_has_run_both_kinds_of_batch_are_compared_first(
+    tiny_model_folder: Path, byte_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any, broken: bool
+) -> None:
+    segments = segments_for(byte_tokenizer, SCHEMAS["desk"])
+    model = sharp_model(tiny_model_folder)
+    texts = many_tickets(11)
+    expected = BatchedDecoder(model, segments, batch_size=4, static=False).decode(texts)
+    decoder = BatchedDecoder(model, segments, batch_size=4, static=True)
+    decoder._unproven = True  # as on a GPU
+    run, ran = static_batch.StaticBatch.run, []
+
+    def watched(batch: static_batch.StaticBatch, rows: Any, results: Any) -> Any:
+        ran.append(len(rows))
+        counts = run(batch, rows, results)
+        if broken:
+            results.update({place: replace(record, text="{}") for place, record in results.items()})
+        return counts
+
+    monkeypatch.setattr(static_batch.StaticBatch, "run", watched)
+    assert_equal(decoder.decode(texts), expected)
+    assert_equal(decoder.decode(texts), expected)
+    assert ran == ([8] if broken else [8, 11, 11])
+    assert ("plain ones are used" in caplog.text) == broken
 
 
 def test_what_cannot_be_recorded_is_run_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
