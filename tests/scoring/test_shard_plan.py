@@ -16,6 +16,7 @@ import zstandard
 from triagekit.data import byte_streams
 from triagekit.data.archive import Ticket, archive_mapper, as_ticket
 from triagekit.data.mapping import DataMapping
+from triagekit.data.pieces import UNREADABLE
 from triagekit.data.sources import read_source
 from triagekit.errors import TriageError
 from triagekit.scoring.intake import Shard, text_hash
@@ -174,3 +175,23 @@ def test_a_compressed_file_is_unpacked_once_by_who_reads_its_shards_in_order(
     good = {row["id"]: row["text"] for row in rows if row["text"]}
     assert len(found) == 100 * (len(own) - 1) + len(again[0])
     assert dict(found) == {identity: good[identity] for identity, _ in found}
+
+
+@pytest.mark.parametrize(
+    "error", [byte_streams.BrokenSource(UNREADABLE, "the server hung up"), OSError("the server hung up")]
+)
+@pytest.mark.parametrize("name", ["a.csv.gz", "b.jsonl"])
+def test_reading_that_breaks_off_is_no_other_content(
+    archive: Path, name: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the shard is tried again, and nobody is told that the archive has changed."""
+    plan, _ = planned(archive)
+    shard = next(shard for shard in plan.shards if shard.segments[0].file == name)
+
+    def broken(path: Path, start: int = 0) -> Any:
+        raise error
+        yield b""
+
+    monkeypatch.setattr(byte_streams, "_plain", broken)
+    with pytest.raises(OSError, match=rf"{name} cannot be read: the server hung up"):
+        read_rows(archive, READING, shard)

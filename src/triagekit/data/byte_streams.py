@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from triagekit.data.pieces import UNREADABLE
 from triagekit.errors import TriageError
 from triagekit.files.remote import AnyPath
 
@@ -111,7 +112,7 @@ def _plain(path: AnyPath, start: int = 0) -> Iterator[bytes]:
             try:
                 block = handle.read(READ_BYTES)
             except OSError as error:
-                raise BrokenSource("unreadable file", str(error.strerror)) from None
+                raise BrokenSource(UNREADABLE, str(error.strerror or error)) from None
             if not block:
                 return
             yield block

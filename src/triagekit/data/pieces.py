@@ -7,6 +7,8 @@ from typing import Any
 
 EXCERPT = 500
 """Characters of a bad piece that are kept for a person to look at."""
+UNREADABLE = "unreadable file"
+"""The reason of a reject that stands for what could not be read, whatever it holds."""
 
 
 @dataclass(frozen=True)

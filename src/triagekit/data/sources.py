@@ -21,7 +21,7 @@ from triagekit.data.encodings import (
 from triagekit.data.json_reader import JsonStream, read_jsonl
 from triagekit.data.marks import Mark, byte_counter
 from triagekit.data.parquet_reader import read_parquet
-from triagekit.data.pieces import RawRow, Reject
+from triagekit.data.pieces import UNREADABLE, RawRow, Reject
 from triagekit.data.source_settings import SourceSettings
 from triagekit.data.text_lines import LineSource, text_lines
 from triagekit.errors import TriageError, nearest
@@ -117,7 +117,7 @@ class SourceFile:
             for piece in pieces:
                 yield _decoded(piece, fallback) if isinstance(piece, RawRow) else piece
         except OSError as error:
-            yield Reject(name, 0, "unreadable file", "", str(error.strerror))
+            yield Reject(name, 0, UNREADABLE, "", str(error.strerror or error))
 
     def _parquet(self) -> Iterator[RawRow | Reject]:
         next_row = begin = self._start.line if self._start else 1

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from triagekit.data.archive import Ticket, archive_mapper, as_ticket, check_archive
 from triagekit.data.marks import Mark
-from triagekit.data.pieces import Reject
+from triagekit.data.pieces import UNREADABLE, Reject
 from triagekit.data.source_settings import SourceSettings
 from triagekit.data.sources import SourceFile, file_name, source_files
 from triagekit.errors import TriageError
@@ -140,7 +140,7 @@ def make_plans(
 
 
 def read_rows(archive: AnyPath, reading: Reading, planned: PlannedShard) -> tuple[tuple[str, str], ...]:
-    """Ids and texts of a shard's tickets, read where they lie."""
+    """Ids and texts of a shard's tickets, read where they lie. Raises OSError where reading breaks off."""
     settings = reading.options or SourceSettings()
     mapper = archive_mapper(reading.mapping)
     rows: list[tuple[str, str]] = []
@@ -150,6 +150,9 @@ def read_rows(archive: AnyPath, reading: Reading, planned: PlannedShard) -> tupl
         out = {place for first, end in segment.out for place in range(first, end)}
         for place, piece in enumerate(islice(source, segment.skip, segment.skip + segment.pieces)):
             ticket = None if place in out else as_ticket(mapper, piece)
+            if isinstance(ticket, Reject) and ticket.reason == UNREADABLE:
+                # It could be read when it was planned: another try may do better.
+                raise OSError(f"{segment.file} cannot be read: {ticket.detail}")
             if isinstance(ticket, Ticket):
                 rows.append((ticket.id, ticket.text))
     return tuple(rows)
