@@ -25,6 +25,7 @@ class FakeRay:
 
     def __init__(self, never=()):
         self.never = set(never)
+        self.lost = set()
         self.given = []
         self.exceptions = types.SimpleNamespace(
             RayTaskError=ValueError, RayActorError=KeyError, OutOfMemoryError=MemoryError, RayError=LookupError
@@ -38,7 +39,9 @@ class FakeRay:
         done = [task for task in tasks if task not in self.never][:num_returns]
         return done, [task for task in tasks if task not in done]
 
-    def get(self, task):
+    def get(self, task, timeout=None):
+        if task in self.lost:
+            raise KeyError("the actor died")
         return JointSummary({0: PartSummary(task, "fingerprint", 1, {"auto": 1})})
 
 
@@ -75,6 +78,7 @@ def test_without_a_signal_every_shard_is_scored(fake):
 )
 def test_a_shard_that_memory_has_ended_is_given_again_in_smaller_batches(fake, told, expected):
     pool = make_pool(fake, 2)
+    fake.lost = {"task", "next"}
     shard, behind = JointShard(4, "a to c", {}), JointShard(5, "d to f", {})
     given, again = [], deque()
     for reason in told:

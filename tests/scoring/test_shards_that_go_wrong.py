@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ class FailingRay(FakeRay):
         self.killed: list[Any] = []
         self.kill = self.killed.append
 
-    def get(self, task: int) -> Any:
+    def get(self, task: int, timeout: float | None = None) -> Any:
         if task == 3 and self.errors:
             raise TaskFailed(self.errors.pop(0))
         return super().get(task)
@@ -111,6 +112,20 @@ def test_deaths_are_counted_since_a_shard_was_last_finished(failing: Any) -> Non
     with pytest.raises(TriageError, match=r"4 workers died, and no shard was finished in between"):
         pool._lose(pool._members[0])
     assert pool.lost_workers == 7
+
+
+def test_what_a_worker_had_finished_is_kept_and_its_death_is_the_next_ones(failing: Any) -> None:
+    ray = failing()
+    pool = make_pool(ray, 1)
+    ray.lost = {4}
+    pool._members[0].tasks = deque([(3, JointShard(3, "a", {})), (4, SHARD)])
+    again: deque[JointShard] = deque()
+    for _ in range(2):
+        pool._replace(pool._members[0], again, KeyError("killed"))
+        pool._members[0].tasks = deque([(4, SHARD)])
+    assert list(again) == [SHARD, SHARD] and pool._careful.care(SHARD).rows_at_once == 16
+    assert pool._next_result(again).of_run[0].shard == 3
+    assert pool.table()[0]["rows"] == 1
 
 
 def watched(tmp_path: Path) -> CarefulShards:

@@ -19,6 +19,8 @@ UNDER_WAY_PER_WORKER = 2
 """One that is scored and one that waits, so that a worker never waits for the driver; memory stays flat."""
 LOOK_SECONDS = 1.0
 """Between two looks at whether somebody asked to stop."""
+SETTLE_SECONDS = 10.0
+"""For Ray to tell of each task of a dead worker how it ended."""
 ROOM_SECONDS = 600.0
 """Without a single worker, because the cluster has no room for one: then the job gives up."""
 
@@ -60,6 +62,7 @@ class WorkerPool:
         self._members: list[_Member] = []
         self._careful = CarefulShards(orders[0].batch_size, [order.out for order in orders])
         self._lost_in_a_row = 0
+        self._kept: deque[JointSummary] = deque()
         self._started_ray = False
         self._without_workers_since: float | None = None
 
@@ -134,7 +137,7 @@ class WorkerPool:
                 member = self._least_busy(shard)
                 assert member is not None
                 member.tasks.append((member.actor.score_planned.remote(shard, self._careful.care(shard)), shard))
-            if exhausted and not again and not any(member.tasks for member in self._members):
+            if exhausted and not again and not self._kept and not any(member.tasks for member in self._members):
                 return
             summary = self._next_result(again)
             if tick is not None:
@@ -177,6 +180,8 @@ class WorkerPool:
         (its shards are in `again`)."""
         import ray
 
+        if self._kept:
+            return self._kept.popleft()
         member_of = {task: member for member in self._members for task, _ in member.tasks}
         member_of |= {member.starting: member for member in self._members if member.starting is not None}
         if not member_of:
@@ -205,9 +210,7 @@ class WorkerPool:
             return None
         summary: JointSummary = found
         member.tasks = deque(item for item in member.tasks if item[0] != done[0])
-        member.rows += summary.rows
-        member.errors += summary.errors
-        self._lost_in_a_row = 0
+        self._take(member, summary)
         return summary
 
     def _check_room(self) -> None:
@@ -225,10 +228,33 @@ class WorkerPool:
 
     def _replace(self, member: _Member, again: deque[JointShard], error: Exception) -> None:
         """A new worker for one that died. What it was at goes to whoever lives: a new one may find no room."""
-        if member.tasks and self._careful.died(member.tasks[0][1], str(error)):
+        left = self._unfinished(member)
+        if left and self._careful.died(left[0], str(error)):
             self._lost_in_a_row = 0
-        again.extend(shard for _, shard in member.tasks)
+        again.extend(left)
         self._lose(member)
+
+    def _unfinished(self, member: _Member) -> list[JointShard]:
+        """The shards that a dead worker has left, the one that it was at first. What it had finished and nobody had asked for
+        yet is kept."""
+        import ray
+
+        left = []
+        for task, shard in member.tasks:
+            try:
+                summary: JointSummary = ray.get(task, timeout=SETTLE_SECONDS)
+            except ray.exceptions.RayError:
+                left.append(shard)
+            else:
+                self._take(member, summary)
+                self._kept.append(summary)
+        return left
+
+    def _take(self, member: _Member, summary: JointSummary) -> None:
+        """Note what a worker has done."""
+        member.rows += summary.rows
+        member.errors += summary.errors
+        self._lost_in_a_row = 0
 
     def _failed(self, member: _Member, task: Any, cause: object, again: deque[JointShard]) -> None:
         """A shard has failed in a worker that lives. Raises TriageError for what no other worker would do better."""
