@@ -148,9 +148,9 @@ def test_a_batch_that_failed_is_not_used_again(
     assert_equal(decoder.decode(texts), expected)
 
 
-@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize("broken", ["", "other records", "an error"])
 def test_where_no_test_has_run_both_kinds_of_batch_are_compared_first(
-    tiny_model_folder: Path, byte_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any, broken: bool
+    tiny_model_folder: Path, byte_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any, broken: str
 ) -> None:
     segments = segments_for(byte_tokenizer, SCHEMAS["desk"])
     model = sharp_model(tiny_model_folder)
@@ -163,6 +163,8 @@ def test_where_no_test_has_run_both_kinds_of_batch_are_compared_first(
     def watched(batch: static_batch.StaticBatch, rows: Any, results: Any) -> Any:
         ran.append(len(rows))
         counts = run(batch, rows, results)
+        if broken == "an error":
+            raise RuntimeError("an illegal memory access was encountered")
         if broken:
             results.update({place: replace(record, text="{}") for place, record in results.items()})
         return counts
@@ -171,7 +173,7 @@ def test_where_no_test_has_run_both_kinds_of_batch_are_compared_first(
     assert_equal(decoder.decode(texts), expected)
     assert_equal(decoder.decode(texts), expected)
     assert ran == ([8] if broken else [8, 11, 11])
-    assert ("plain ones are used" in caplog.text) == broken
+    assert ("plain ones are used" in caplog.text) == bool(broken)
 
 
 def test_what_cannot_be_recorded_is_run_as_it_is(caplog: pytest.LogCaptureFixture) -> None:

@@ -95,7 +95,8 @@ class _Unpacked:
 
 
 _left: deque[_Unpacked] = deque(maxlen=1)
-"""The file that was left last before its end."""
+"""The file that was left last before its end. It is taken to be the same file as long as it has its name: who reads shards holds
+them against the fingerprints of their plan."""
 
 
 def _left_at(path: AnyPath, start: int) -> _Unpacked | None:

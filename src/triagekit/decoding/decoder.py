@@ -135,16 +135,21 @@ class BatchedDecoder:
             few = [replace(row, place=place) for place, row in enumerate(rows[-_COMPARED:])]
             found: dict[int, DecodedRecord] = {}
             expected: dict[int, DecodedRecord] = {}
-            StaticBatch(self, min(_SLOTS_OF_STATIC_BATCHES[0], self.batch_size), self._recorder).run(few, found)
+            reason = ""
+            try:
+                StaticBatch(self, min(_SLOTS_OF_STATIC_BATCHES[0], self.batch_size), self._recorder).run(few, found)
+            except RuntimeError as error:
+                reason = f" ({error})"
             Batch(self, few, expected).run(threading.Event())
-            equal = sum(found[place].text == record.text for place, record in expected.items())
+            equal = sum(place in found and found[place].text == record.text for place, record in expected.items())
             if 2 * equal < len(few):
                 self._static = False
                 log.warning(
-                    "Recorded passes write other records on this %s than plain ones (%d of %d are equal): plain ones are used.",
+                    "Recorded passes write other records on this %s than plain ones, %d of %d are equal%s: plain ones are used.",
                     self._device.type,
                     equal,
                     len(few),
+                    reason,
                 )
         return self._static
 

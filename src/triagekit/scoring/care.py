@@ -8,6 +8,7 @@ ticket at which the worker died twice is written as an error, and the rest of it
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,37 +89,37 @@ class CarefulShards:
         """`outs`: the runs' folders."""
         self._batch_size = batch_size
         self._outs = outs
-        self._troubles: dict[int, _Trouble] = {}
+        self._troubles: defaultdict[int, _Trouble] = defaultdict(_Trouble)
 
     def care(self, shard: JointShard) -> Care:
         """How it is to be scored now."""
-        trouble = self._troubles.get(shard.index, _Trouble())
+        trouble = self._troubles[shard.index]
         return Care(trouble.rows_at_once, trouble.watched, dict(trouble.left_out))
 
     def is_due(self, shard: JointShard) -> bool:
         """Whether it has waited long enough since it failed."""
-        return time.monotonic() >= self._troubles.get(shard.index, _Trouble()).not_before
+        return time.monotonic() >= self._troubles[shard.index].not_before
 
     def has_failed_in(self, shard: JointShard, actor: Any) -> bool:
         """Whether this worker is one that it failed in."""
-        return actor in self._troubles.get(shard.index, _Trouble()).tried
+        return actor in self._troubles[shard.index].tried
 
     def failed(self, shard: JointShard, actor: Any, cause: object, retries: int) -> None:
         """It raised an error in a living worker. Raises TriageError after as many retries."""
-        trouble = self._troubles.setdefault(shard.index, _Trouble())
+        trouble = self._troubles[shard.index]
         trouble.failures += 1
         trouble.tried.append(actor)
         trouble.not_before = time.monotonic() + RETRY_SECONDS * 2 ** (trouble.failures - 1)
         if trouble.failures > retries:
             raise TriageError(
-                f"Shard {shard.index} could not be scored, {trouble.failures} times: {cause} Finished parts are kept; the same "
-                "command goes on."
+                f"Shard {shard.index} could not be scored, {trouble.failures} times: {str(cause).rstrip('.')}. Finished parts "
+                "are kept; once the cause is mended, the same command goes on."
             )
 
     def died(self, shard: JointShard, told: str) -> bool:
         """It ended its worker, of which Ray says `told`. Whether something was learnt of it. Raises TriageError where
         there is no use in trying on."""
-        trouble = self._troubles.setdefault(shard.index, _Trouble())
+        trouble = self._troubles[shard.index]
         trouble.deaths += 1
         if trouble.watched:
             return self._died_watched(shard, trouble)

@@ -83,9 +83,9 @@ class WorkerPool:
         """Load the adapters in every worker. Raises TriageError with the worker's own words where it is refused."""
         import ray
 
-        opening = deque(range(len(self._members)))
-        while opening:
-            member = self._members[opening[0]]
+        number = 0
+        while number < len(self._members):
+            member = self._members[number]
             try:
                 refusal = ray.get(member.actor.open.remote())
             except ray.exceptions.RayTaskError as error:
@@ -96,7 +96,7 @@ class WorkerPool:
             if refusal:
                 raise TriageError(refusal)
             member.starting, member.since = None, time.monotonic()
-            opening.popleft()
+            number += 1
 
     def table(self) -> list[dict[str, Any]]:
         """A row a worker: shard it is at, rows and errors so far, rows a second, how often it was replaced."""

@@ -80,7 +80,7 @@ class ScoreSettings(Settings):
     def _a_folder(cls, value: str | None) -> str | None:
         if value is not None and "://" in value:
             raise ValueError(
-                f"{value} is a URL: parts are written to a folder that all workers see; `publish` copies the finished one there"
+                f"{value} is a URL, and this must be a folder that all workers see; `publish` copies a finished job to a URL"
             )
         return value
 

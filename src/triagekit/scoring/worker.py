@@ -122,8 +122,6 @@ class ScoreWorker:
             if is_disk_full(error):
                 raise disk_full(out, error) from None
             raise
-        if watch is not None:
-            watch.end()
         return replace(summary, work=work)
 
     def _predict_watched(self, texts: Sequence[str], watch: Watch) -> list[Prediction]:
@@ -136,6 +134,8 @@ class ScoreWorker:
             else:
                 watch.begin(place)
                 found += self._predict([text], 1)
+        # Whatever ends the process from here on is no ticket's doing.
+        watch.end()
         return found
 
     def _predict(self, texts: Sequence[str], rows_at_once: int | None) -> list[Prediction]:

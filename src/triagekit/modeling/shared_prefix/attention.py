@@ -159,8 +159,7 @@ def shared_prefix_attention(
     if sliding_window is not None and sliding_window >= shared_prefix.longest:
         sliding_window = None
     queries, keys, values = query[0], key[0].to(query.dtype), value[0].to(query.dtype)
-    whole = kernel is None or softcap is not None or sliding_window is not None
-    if not whole and not dropout:
+    if kernel is not None and softcap is None and sliding_window is None and not dropout:
         output = SharedPrefixAttention.apply(  # type: ignore[no-untyped-call]
             queries, keys, values, shared_prefix, scale, kernel
         )
