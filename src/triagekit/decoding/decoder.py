@@ -140,6 +140,7 @@ class BatchedDecoder:
                 StaticBatch(self, min(_SLOTS_OF_STATIC_BATCHES[0], self.batch_size), self._recorder).run(few, found)
             except RuntimeError as error:
                 reason = f" ({error})"
+                found.clear()
             Batch(self, few, expected).run(threading.Event())
             equal = sum(place in found and found[place].text == record.text for place, record in expected.items())
             if 2 * equal < len(few):
