@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+import unicodedata
 
 import pytest
 from hypothesis import given, settings
@@ -73,7 +74,18 @@ def test_any_valid_record_survives(segments, schema, data):
     assert not special & set(ticket_part) and not special & set(answer[:-1])
     assert tuple(example.input_ids[: len(prefix)]) == prefix
     if not example.ticket_tokens_cut:
-        assert segments.decode(ticket_part) == ticket.strip()
+        assert segments.decode(ticket_part) == unicodedata.normalize("NFC", ticket).strip()
+
+
+@pytest.mark.parametrize(
+    "text", ["\uf900", "cafe\u0301 ne marche plus", "a\u0338\u0301b", "\u0958", "\u0338 then \u0301"]
+)
+def test_letters_that_the_tokenizer_composes_come_back_as_the_record_has_them(segments, schema, records, text):
+    record = records[0] | {"summary": normalise_text(text, 60)}
+    answer = answer_of(segments, segments.encode_example("The printer is dead", record))
+    written = segments.decode(answer).removesuffix("<|im_end|>")
+    assert written == canonical_json(schema, record)
+    assert parse_record(schema, written).record == record
 
 
 @pytest.mark.parametrize(

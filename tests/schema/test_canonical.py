@@ -192,6 +192,19 @@ def test_normalised_text_by_example():
     assert normalise_text("ab cd", 3) == "ab"
     assert normalise_text("\ud83d\ude00\ud83d", 10) == "😀\ufffd"
     assert normalise_text("😀😀😀", 2) == "😀😀"
+    assert normalise_text("cafe\u0301", 4) == "café"
+    assert normalise_text("\u0958", 2) == "\u0915\u093c" and normalise_text("\u0958", 1) == "\u0915"
+
+
+def test_labels_written_with_separate_marks_are_recognised():
+    schema = Schema(
+        name="french",
+        title="French",
+        description="Labels with letters of more than one mark.",
+        fields=(EnumField("category", ("Réseau", "Matériel")),),
+        instructions=("Sort it.",),
+    )
+    assert normalise_record(schema, {"category": "Re\u0301seau"}) == ({"category": "Réseau"}, [])
 
 
 def test_every_problem_with_the_nearest_value():

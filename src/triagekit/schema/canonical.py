@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,12 +25,14 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 def normalise_text(text: str, max_length: int) -> str:
     """How a text field's value looks in a record.
 
-    Runs of whitespace and control characters become one space, ends are stripped, the rest is cut at `max_length`
-    characters (code points). Halves of UTF-16 pairs are joined, and replaced by U+FFFD if they stand alone, because
-    they could not be written as UTF-8. Idempotent.
+    Characters are composed (Unicode's normal form C): tokenizers of Qwen's kind do so, and what they were given
+    otherwise would not come back as it was. Runs of whitespace and control characters become one space, ends are
+    stripped, the rest is cut at `max_length` characters (code points). Halves of UTF-16 pairs are joined, and replaced
+    by U+FFFD if they stand alone, because they could not be written as UTF-8. Idempotent.
     """
     if _SURROGATE.search(text):
         text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    text = unicodedata.normalize("NFC", text)
     return _BLANK.sub(" ", text).strip()[:max_length].rstrip()
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 
 def fold(text: str) -> str:
-    """The spelling under which two labels count as the same: any case, any amount of whitespace."""
-    return " ".join(text.casefold().split())
+    """The spelling under which two labels count as the same: any case, any amount of whitespace, letters with marks
+    composed or not (exports from macOS have them in two characters)."""
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
 def _spellings(values: Iterable[str], aliases: Mapping[str, str]) -> dict[str, str]:
