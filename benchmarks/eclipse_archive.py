@@ -3,7 +3,8 @@
 python benchmarks/eclipse_archive.py --out /tmp/eclipse [--run RUN] [--rows 100000] [--kill-rows 50000] [--kills 30]
 
 The archive is drawn from all 437,000 reports. The embedded base is fine-tuned on 5,000 others (product → component as a
-dependent enum). One job scores the archive undisturbed: rows a second, and how right the surest reports are. A second one
+dependent enum), and its confidences are calibrated on val. One job scores the archive undisturbed: rows a second, and how
+right the surest reports are beside how right they were said to be. A second one
 scores the first `--kill-rows` of it, while drivers, workers and raylets are killed at random moments; at the end each report
 must stand there exactly once, with the row of the undisturbed job; how many are the same bit for bit is counted.
 """
@@ -31,6 +32,7 @@ from record import real_data, triage, write_record
 
 SHARD_ROWS = 250
 COVERAGES = (0.1, 0.25, 0.5, 0.75, 1.0)
+AUTO_AT = 0.5
 VICTIMS = ("driver", "worker", "raylet")
 LONGEST_WAIT = 0.6
 """Seconds between a part that was written and the kill, at most."""
@@ -57,6 +59,8 @@ def main() -> None:
     drawn = random.Random(1).sample(range(whole.num_rows), options.rows + 2 * options.train_rows)
     table = whole.take(pa.array(sorted(drawn[: options.rows])))
     run = options.run or train_on(whole.take(pa.array(sorted(drawn[options.rows :]))), options)
+    if not (run / "calibration.json").is_file():
+        triage("evaluate", run, "--split", "test", "--limit", 500, "--calibrate")
     figures = {"run": {key: value for key, value in run_figures(run).items() if key != "trainable"}}
     figures["undisturbed"] = undisturbed(table.slice(0, options.rows), run, options)
     figures["killed"] = killed(table.slice(0, options.kill_rows), run, options)
@@ -75,7 +79,6 @@ def train_on(table: pa.Table, options: argparse.Namespace) -> Path:
         *("train", "full", f"data={data}", f"output={out / 'runs'}", "seed=1", "--name", "full"),
         *(f"max_train_rows={options.train_rows}", f"epochs={options.epochs:g}", "evaluation.every_share=0.5"),
     )
-    triage("evaluate", out / "runs" / "full", "--split", "test", "--limit", 500)
     return out / "runs" / "full"
 
 
@@ -91,13 +94,23 @@ def undisturbed(table: pa.Table, run: Path, options: argparse.Namespace) -> dict
             *(table[name].to_pylist() for name in ("bug_id", "Product", "Component")), strict=True
         )
     }
-    return {**{name: manifest[name] for name in kept}, "right_by_coverage": by_coverage(rows_of(scores), truth)}
+    rows = rows_of(scores)
+    auto = [row for row in rows if row["verdict"] == "auto"]
+    policy = {name: manifest["policy"][name] for name in ("auto_at", "coverage", "expected_error")}
+    right = sum((row["product"], row["component"]) == truth.get(row["id"]) for row in auto)
+    policy["error"] = round(1 - right / len(auto), 4) if auto else None
+    return {
+        **{name: manifest[name] for name in kept},
+        "auto": policy,
+        "right_by_coverage": by_coverage(rows, truth),
+    }
 
 
 def by_coverage(rows: list[dict[str, Any]], truth: dict[str, tuple[str, str]]) -> dict[str, dict[str, float]]:
-    """Share of reports with both labels right among the surest, by the share of the archive that these are; reports whose
-    component the schema does not have can never be right, and count."""
-    surest = sorted(rows, key=lambda row: -min(row["confidence_product"] or 0, row["confidence_component"] or 0))
+    """Share of reports with both labels right among the surest, by the share of the archive that these are, beside the
+    share that their calibrated chances promise; reports whose component the schema does not have can never be right, and
+    count."""
+    surest = sorted(rows, key=lambda row: -(row["confidence_record"] or 0))
     right = [(row["product"], row["component"]) == truth.get(row["id"]) for row in surest]
     products = [row["product"] == truth.get(row["id"], ("", ""))[0] for row in surest]
     found = {}
@@ -105,6 +118,7 @@ def by_coverage(rows: list[dict[str, Any]], truth: dict[str, tuple[str, str]]) -
         count = max(1, round(coverage * len(right)))
         found[f"{coverage:.0%}"] = {
             "both_right": round(sum(right[:count]) / count, 4),
+            "both_right_promised": round(sum(row["confidence_record"] or 0 for row in surest[:count]) / count, 4),
             "product_right": round(sum(products[:count]) / count, 4),
         }
     return found
@@ -177,6 +191,7 @@ def job(table: pa.Table, run: Path, options: argparse.Namespace, name: str) -> t
     archive, scores = options.out / f"{name}.parquet", options.out / f"scores-{name}"
     parquet.write_table(table, archive)
     words = ["score", str(archive), "--run", str(run), "--out", str(scores), "--mapping", "eclipse"]
+    words += ["--auto-at", str(AUTO_AT)]
     return [*words, "--shard-rows", str(SHARD_ROWS), "--workers", str(options.workers)], scores
 
 
