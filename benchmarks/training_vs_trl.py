@@ -7,6 +7,7 @@ are compared step by step.
     python benchmarks/training_vs_trl.py --quick     # a minute, against TRL alone; the last line is the ratio of rows/s
     python benchmarks/training_vs_trl.py             # explicit and implicit prompts, 16 and 64 rows a step, all trainers
     python benchmarks/training_vs_trl.py --models qwen2_45m        # a random Qwen2 of 45 M weights and 32,000 tokens
+    python benchmarks/training_vs_trl.py --models qwen2_45m --rows 64 --peers-micro 16   # where 64 rows of theirs do not fit
     python benchmarks/training_vs_trl.py --gpu       # the shapes of Qwen2.5 0.5B and 1.5B in bf16, LoRA and NF4 QLoRA
 
 The record also says which share of this machine's matrix rate our trainer reaches: floating-point operations of the matrix
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--rows", type=int, nargs="+", default=[16, 64], help="rows of one step (default: 16 64)")
+    parser.add_argument("--peers-micro", type=int, help="rows that the others take at once (default: those of a step)")
     parser.add_argument("--models", nargs="+", choices=MODELS)
     parser.add_argument("--methods", nargs="+", choices=METHODS)
     parser.add_argument("--prompts", nargs="+", choices=["explicit", "implicit"], default=["explicit", "implicit"])
@@ -79,7 +81,10 @@ def main() -> None:
         data = prepare(Path(folder))
         for model, method, prompt, rows in choices:
             base = base_of(model, Path(folder), "bf16" if options.gpu else "fp32")
-            case = Case("ours", base, method, prompt, rows, str(data), options.steps, options.gpu)
+            micro = min(options.peers_micro or rows, rows)
+            if rows % micro:
+                parser.error(f"--rows {rows} is no multiple of --peers-micro {micro}")
+            case = Case("ours", base, method, prompt, rows, str(data), options.steps, options.gpu, micro)
             name = ", ".join([model, *([method] if method != "lora" or options.gpu else []), prompt, f"{rows} rows"])
             print(name)
             figures[name] = compare(engines, case, turns)
@@ -100,7 +105,14 @@ class Case:
     rows: int
     data: str
     steps: int
-    gpu: bool = False
+    gpu: bool
+    peers_micro: int
+    """Rows that the others take at once; they accumulate the gradients of a step. Ours takes the step's rows at once."""
+
+    @property
+    def accumulated(self) -> int:
+        """Batches of one step."""
+        return 1 if self.engine.startswith("ours") else self.rows // self.peers_micro
 
 
 def prepare(folder: Path) -> Path:
@@ -179,11 +191,12 @@ def work_of_a_step(trainer: Any, case: Case, seconds: float) -> dict[str, Any]:
     from triagekit.training.collator import token_count
     from triagekit.training.loss import normaliser
 
-    batch = list(trainer.get_train_dataloader())[-1]
+    batches = list(trainer.get_train_dataloader())[-case.accumulated :]
     if case.engine.startswith("ours"):
-        computed, trained = token_count(batch), float(normaliser([batch]))
+        computed, trained = sum(map(token_count, batches)), float(normaliser(batches))
     else:
-        computed, trained = batch["input_ids"].numel(), int((batch["labels"] != -100).sum())
+        computed = sum(batch["input_ids"].numel() for batch in batches)
+        trained = sum(int((batch["labels"] != -100).sum()) for batch in batches)
     return {"computed_tokens_of_a_step": computed, "trained_tokens_per_second": round(trained / seconds, 1)}
 
 
@@ -299,7 +312,8 @@ def common_arguments(trainer: Any, case: Case) -> dict[str, Any]:
     return {
         **{name: getattr(trainer.args, name) for name in taken},
         "output_dir": trainer.args.output_dir,
-        "per_device_train_batch_size": case.rows,
+        "per_device_train_batch_size": case.peers_micro,
+        "gradient_accumulation_steps": case.accumulated,
         "max_steps": case.steps,
         "lr_scheduler_type": "constant",
         "logging_steps": 1,

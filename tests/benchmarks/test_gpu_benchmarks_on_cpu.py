@@ -45,6 +45,14 @@ def test_training_in_lora_and_nf4_beside_trl() -> None:
 
 
 @pytest.mark.long
+def test_the_others_take_a_step_in_parts_where_it_does_not_fit() -> None:
+    words = ("--models", "tiny", "--prompts", "explicit", "--rows", 4, "--peers-micro", 2, "--steps", 3, "--turns", 1)
+    output = run("training_vs_trl.py", *words, "--engines", "ours", "trl", "hf")
+    for engine in ("trl", "hf"):
+        assert float(re.search(r"losses differ by (\S+)", cells(output, engine))[1]) < 1e-4
+
+
+@pytest.mark.long
 def test_scoring_beside_continuous_batching(tmp_path: Path) -> None:
     engines = ("ours", "ours_int8", "transformers_generate", "transformers_continuous")
     output = run("scoring_vs_peers.py", "--models", "tiny", "--rounds", 1, "--work", tmp_path, "--engines", *engines)
