@@ -7,7 +7,8 @@ with that run, its workers kept to as many cores as there are of them.
     python benchmarks/scoring_growth.py [--rows 1000 10000] [--values 10 1000 10000] [--tickets 500]
     python benchmarks/scoring_growth.py --rows 1000 10000 100000 --run runs/lora-seed1 --archive-rows 20000
 
-Time a ticket is a ratio to the smallest case of the same run. Memory is the peak of a fresh process for each case.
+Time a ticket is a ratio to the smallest case of the same run. Memory is the peak of a fresh process for each case, and how
+high it stood when so many tickets were done.
 """
 
 from __future__ import annotations
@@ -106,6 +107,7 @@ def run(rows: int, values: int) -> dict[str, Any]:
     from triagekit.modeling.segments import SegmentTokenizer
     from triagekit.modeling.template import PromptSettings, PromptTemplate
     from triagekit.schema import EnumField, Schema, load_schema
+    from triagekit.scoring.process_memory import prepare_for_tickets
 
     quiet_libraries()
     schema = load_schema("it_tickets")
@@ -120,11 +122,15 @@ def run(rows: int, values: int) -> dict[str, Any]:
     texts = (ticket["text"] for ticket in generate_tickets(rows, seed=5))
     decoder.decode(["warm up"])
     decoder.counts = DecodeCounts()
+    prepare_for_tickets()
     done, seconds = 0, 0.0
+    peaks: dict[int, int] = {}
     while shard := list(islice(texts, SHARD)):
         began = time.perf_counter()
         done += len(decoder.decode(shard))
         seconds += time.perf_counter() - began
+        if done >= 2 * max(peaks, default=0) or done == rows:
+            peaks[done] = peak_memory()
     counts = decoder.counts
     return {
         "tickets": done,
@@ -134,8 +140,14 @@ def run(rows: int, values: int) -> dict[str, Any]:
         "tokens_a_ticket": round(counts.tokens / done, 1),
         "prompt_padding": round(counts.prompt_padding, 3),
         "idle_slots": round(counts.idle_slots, 3),
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_memory_bytes": peak_memory(),
+        "peak_memory_bytes_after_tickets": peaks,
     }
+
+
+def peak_memory() -> int:
+    """Bytes, of this process until now."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 if __name__ == "__main__":
