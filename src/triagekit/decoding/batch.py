@@ -87,9 +87,9 @@ class Batch:
         if self._collect(free):
             return  # nothing to choose in any record of this schema
         prefixed = PromptPass(self._store, free, [row.ids for row in rows], self._device)
+        self._advance(free, slots, prefixed)
         self.counts.prompt_tokens += prefixed.tokens
         self.counts.padded_prompt_tokens += prefixed.padded_tokens
-        self._advance(free, slots, prefixed)
 
     def _go_on(self, busy: list[int]) -> None:
         """What each row has emitted goes through the model, and its next choice is made."""

@@ -14,6 +14,7 @@ class DecodeCounts:
     tokens: int = 0
     """Through the model, the prefix left out."""
     padded_prompt_tokens: int = 0
+    """That attention went over, padding among them; equal to `prompt_tokens` where a kernel needs none."""
     prompt_tokens: int = 0
     slot_steps: int = 0
     busy_slot_steps: int = 0

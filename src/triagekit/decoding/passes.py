@@ -120,7 +120,11 @@ class PromptPass(_RowsPass):
         )
         self.positions = self._places + store.prefix_length
         self.last = on_device(last, device)
-        self.padded_tokens = self.rows * self._longest
+
+    @property
+    def padded_tokens(self) -> int:
+        """That attention has gone over, once the pass is done: a kernel's are the rows' own, torch pads them to one length."""
+        return self.tokens if self._store.kernel is not None else self.rows * self._longest
 
     def _own(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int | None

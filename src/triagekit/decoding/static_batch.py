@@ -90,16 +90,16 @@ class StaticBatch:
         self._states.begin(slots)
         self._reserve(max(len(row.ids) for row in rows))
         prefixed = PromptPass(self._store, free, [row.ids for row in rows], self._device)
-        self.counts.passes += 1
-        self.counts.tokens += prefixed.tokens
-        self.counts.prompt_tokens += prefixed.tokens
-        self.counts.padded_prompt_tokens += prefixed.padded_tokens
         opening, ways = self._decoder.opening
         self._length[slots] = on_device([len(row.ids) for row in rows], self._device)
         self._sent[slots] = len(opening)
         for slot, row in zip(free, rows, strict=True):
             self._rows[slot], self._begun[slot], self._known_length[slot] = row, self._passes, len(row.ids)
         self._decoder.advance(self._states, slots, [ways] * len(rows), prefixed)
+        self.counts.passes += 1
+        self.counts.tokens += prefixed.tokens
+        self.counts.prompt_tokens += prefixed.tokens
+        self.counts.padded_prompt_tokens += prefixed.padded_tokens
 
     def _go_on(self) -> None:
         """One pass of all slots."""
