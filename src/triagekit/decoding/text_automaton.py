@@ -104,7 +104,7 @@ def _keep_live(target: np.ndarray, cost: np.ndarray) -> TextAutomaton:
 
 @lru_cache(maxsize=2)
 def _byte_tables(escapes: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Transitions over bytes: well-formed UTF-8 without the characters that canonical text never holds.
+    """Transitions over bytes: well-formed UTF-8 without the control characters and spaces that canonical text never holds.
 
     Returns target int16 [states, 256] (-1: dead) and cost int32 [states, 256].
     """
@@ -167,7 +167,10 @@ def _length_of(lead: int) -> int:
 
 
 def _forbidden_characters() -> frozenset[bytes]:
-    """Characters that canonical text never holds (control characters, spaces other than U+0020), as UTF-8."""
+    """Control characters and spaces other than U+0020, which canonical text never holds, as UTF-8.
+
+    Letters that canonical text has composed may be written in parts: the record's text is composed when it is read.
+    """
     candidates = (
         chr(code) for code in range(0x80, 0x110000) if unicodedata.category(chr(code)) in {"Cc", "Cf", "Zs", "Zl", "Zp"}
     )
