@@ -53,7 +53,7 @@ def test_a_batch_walks_as_each_record_by_itself(
             for row in rows.tolist():
                 followers[row].catch_up(states.tokens[row, : int(states.count[row])].tolist())
                 assert not followers[row].walk.finished
-            counts, ways = states.look(rows)
+            counts, ways = states.look(rows).tolist()
             assert counts == states.count[rows].tolist()
             in_text = torch.tensor([way == IN_TEXT for way in ways])
             assert torch.equal(in_text, states.in_text(rows))

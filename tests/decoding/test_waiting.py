@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scoring_helpers import SCHEMAS, many_tickets, segments_for
@@ -53,11 +54,11 @@ def test_a_batch_looks_at_values_once_a_pass(
     writes_text = any(isinstance(field, TextField) for field in SCHEMAS[name].fields)
     looks: list[int] = []
 
-    def look(states: RecordStates, rows: torch.Tensor) -> tuple[list[int], list[int]]:
+    def look(states: RecordStates, rows: torch.Tensor) -> np.ndarray:
         """Rows that choose among two or three edges, rows that write text, and an end after some passes."""
         looks.append(len(rows))
         ways = [(2, 3, IN_TEXT if writes_text else 2)[row % 3] for row in range(len(rows))]
-        return [4 * len(looks)] * len(rows), [FINISHED] * len(rows) if len(looks) % 6 == 0 else ways
+        return np.array([[4 * len(looks)] * len(rows), [FINISHED] * len(rows) if len(looks) % 6 == 0 else ways])
 
     monkeypatch.setattr(RecordStates, "look", look)
     decoder = on_meta(name, static=False)
@@ -88,11 +89,11 @@ def test_a_static_batch_is_told_nothing_and_only_looks_at_passes_long_done(
     def remember(copy: HostCopy, numbers: torch.Tensor) -> None:
         asked.append(copy)
 
-    def numbers(copy: HostCopy) -> list[list[int]]:
+    def numbers(copy: HostCopy) -> np.ndarray:
         """Nothing is finished until the tenth look back, then everything is."""
         number = asked.index(copy)
         read.append(number)
-        return [[number >= 10] * 4, [7] * 4] if number < len(asked) - 1 else [[0, 0]]
+        return np.array([[number >= 10] * 4, [7] * 4] if number < len(asked) - 1 else [0, 0])
 
     step, given = StaticBatch._step, []
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from triagekit.decoding.counts import DecodeCounts
@@ -55,35 +56,35 @@ class Batch:
         self._states = decoder.states(self._slots)
         self._store = decoder.store(self._slots)
         self._device = self._states.count.device
-        self._rows: list[WaitingRow | None] = [None] * self._slots
-        # Of each slot, on the host: tokens stored, tokens of the record that are stored, tokens of the record, ways on.
-        self._length, self._sent, self._count, self._ways = ([0] * self._slots for _ in range(4))
+        # Of each slot, on the host: its row, whether there is one, tokens stored, tokens of the record that are stored, tokens
+        # of the record, ways on.
+        self._rows = np.full(self._slots, None, dtype=object)
+        self._busy = np.zeros(self._slots, dtype=bool)
+        self._length, self._sent, self._count, self._ways = np.zeros((4, self._slots), dtype=np.int64)
 
     def run(self, stop: threading.Event) -> None:
         """Until every row has its record, or there is no use in going on."""
         while not stop.is_set():
-            free = [slot for slot, row in enumerate(self._rows) if row is None]
-            if self._waiting and len(free) >= REFILL_SHARE * self._slots:
-                self._begin(free)
+            busy = np.flatnonzero(self._busy)
+            if self._waiting and self._slots - len(busy) >= REFILL_SHARE * self._slots:
+                self._begin(np.flatnonzero(~self._busy))
                 continue
-            busy = [slot for slot, row in enumerate(self._rows) if row is not None]
-            if not busy:
+            if not len(busy):
                 return
             if not self._waiting and len(busy) < _COMPACT_BELOW * self._slots:
                 self._compact(busy)
                 continue
             self._go_on(busy)
 
-    def _begin(self, free: list[int]) -> None:
+    def _begin(self, free: np.ndarray) -> None:
         """Rows that wait take free slots; their prompts go through the model, and the first choice is made."""
         free = free[: rows_of_a_prompt_pass(self._waiting)]
         rows = [self._waiting.popleft() for _ in free]
         slots = on_device(free, self._device)
         self._states.begin(slots)
         self._look(free, slots)
-        for slot, row in zip(free, rows, strict=True):
-            self._rows[slot] = row
-            self._length[slot], self._sent[slot] = len(row.ids), self._count[slot]
+        self._rows[free], self._busy[free] = rows, True
+        self._length[free], self._sent[free] = [len(row.ids) for row in rows], self._count[free]
         if self._collect(free):
             return  # nothing to choose in any record of this schema
         prefixed = PromptPass(self._store, free, [row.ids for row in rows], self._device)
@@ -91,45 +92,42 @@ class Batch:
         self.counts.prompt_tokens += prefixed.tokens
         self.counts.padded_prompt_tokens += prefixed.padded_tokens
 
-    def _go_on(self, busy: list[int]) -> None:
+    def _go_on(self, busy: np.ndarray) -> None:
         """What each row has emitted goes through the model, and its next choice is made."""
-        length, sent, count = ([values[slot] for slot in busy] for values in (self._length, self._sent, self._count))
+        length, sent, count = self._length[busy], self._sent[busy], self._count[busy]
         prefixed = RecordPass(self._store, busy, length, self._states.tokens, sent, count)
         self.counts.slot_steps += self._slots
         self.counts.busy_slot_steps += len(busy)
-        for slot in busy:
-            self._length[slot] += self._count[slot] - self._sent[slot]
-            self._sent[slot] = self._count[slot]
+        self._length[busy], self._sent[busy] = length + count - sent, count
         self._advance(busy, on_device(busy, self._device), prefixed)
 
-    def _advance(self, places: list[int], slots: torch.Tensor, prefixed: PromptPass | RecordPass) -> None:
+    def _advance(self, places: np.ndarray, slots: torch.Tensor, prefixed: PromptPass | RecordPass) -> None:
         self.counts.passes += 1
         self.counts.tokens += prefixed.tokens
-        self._decoder.advance(self._states, slots, [self._ways[place] for place in places], prefixed)
+        self._decoder.advance(self._states, slots, self._ways[places], prefixed)
         self._look(places, slots)
         self._collect(places)
 
-    def _look(self, places: list[int], slots: torch.Tensor) -> None:
+    def _look(self, places: np.ndarray, slots: torch.Tensor) -> None:
         """The only look at values that every pass takes: a GPU is waited for here, and besides only to read finished records."""
-        for place, count, ways in zip(places, *self._states.look(slots), strict=True):
-            self._count[place], self._ways[place] = count, ways
+        self._count[places], self._ways[places] = self._states.look(slots)
 
-    def _collect(self, slots: list[int]) -> bool:
+    def _collect(self, slots: np.ndarray) -> bool:
         """Take finished records out of their slots; whether all of these were finished."""
-        done = [slot for slot in slots if self._ways[slot] == FINISHED]
-        if done:
-            rows = [row for slot in done if (row := self._rows[slot]) is not None]
+        done = slots[self._ways[slots] == FINISHED]
+        if len(done):
+            rows = self._rows[done]
             records = self._states.results(on_device(done, self._device), [row.cut for row in rows])
-            for slot, row, record in zip(done, rows, records, strict=True):
-                self._results[row.place] = record
-                self._rows[slot] = None
+            self._results.update((row.place, record) for row, record in zip(rows, records, strict=True))
+            self._rows[done], self._busy[done] = None, False
         return len(done) == len(slots)
 
-    def _compact(self, busy: list[int]) -> None:
+    def _compact(self, busy: np.ndarray) -> None:
         index = on_device(busy, self._device)
         self._store.keep(index)
         self._states.keep(index)
-        for values in (self._length, self._sent, self._count, self._ways):
-            values[:] = [values[slot] for slot in busy]
-        self._rows = [self._rows[slot] for slot in busy]
+        self._rows, self._busy = self._rows[busy], self._busy[busy]
+        self._length, self._sent, self._count, self._ways = (
+            values[busy] for values in (self._length, self._sent, self._count, self._ways)
+        )
         self._slots = len(busy)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -47,22 +47,21 @@ class Chooser:
             bias = None if head.bias is None else column_padded(head.bias.detach()[tables.listed_tokens])
             self._listed = packed_product(weight, bias) or partial(nn.functional.linear, weight=weight, bias=bias)
 
-    def advance(self, states: RecordStates, rows: torch.Tensor, ways: Sequence[int], hidden: torch.Tensor) -> None:
+    def advance(self, states: RecordStates, rows: torch.Tensor, ways: np.ndarray, hidden: torch.Tensor) -> None:
         """Choose in these rows of `states` by their hidden states [rows, H], and take what was chosen.
 
         `ways` on from where each row stands are those that `states` tells; none is finished. The lowest id wins among
         equals, as in the reference decoder.
         """
-        in_text = [row for row, way in enumerate(ways) if way == IN_TEXT]
-        if not in_text:
-            self._advance_listed(states, rows, hidden, max(ways))
-        elif len(in_text) == len(ways):
+        in_text = ways == IN_TEXT
+        if not in_text.any():
+            self._advance_listed(states, rows, hidden, int(ways.max()))
+        elif in_text.all():
             self._advance_text(states, rows, hidden)
         else:
-            text = on_device(in_text, rows.device)
-            listed = on_device([row for row, way in enumerate(ways) if way != IN_TEXT], rows.device)
+            text, listed = (on_device(np.flatnonzero(part), rows.device) for part in (in_text, ~in_text))
             self._advance_text(states, rows[text], hidden[text])
-            self._advance_listed(states, rows[listed], hidden[listed], max(ways))
+            self._advance_listed(states, rows[listed], hidden[listed], int(ways.max()))
 
     def advance_static(
         self, states: RecordStates, rows: torch.Tensor, choosing: torch.Tensor, hidden: torch.Tensor

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from triagekit.decoding.batch import Batch, WaitingRow
@@ -106,7 +107,7 @@ class BatchedDecoder:
         return RecordStates(self.grammar, self._tables, slots, self._room, self._device, self._static or None)
 
     def advance(
-        self, states: RecordStates, slots: torch.Tensor, ways: Sequence[int], prefixed: PromptPass | RecordPass
+        self, states: RecordStates, slots: torch.Tensor, ways: np.ndarray, prefixed: PromptPass | RecordPass
     ) -> None:
         """One forward pass, and the choice of each row behind it, among its `ways` on."""
         self.chooser.advance(states, slots, ways, last_hidden_states(self.model, prefixed))
@@ -170,7 +171,7 @@ class BatchedDecoder:
     def _opening(self) -> tuple[list[int], int]:
         states, first = self.states(1), torch.zeros(1, dtype=torch.long, device=self._device)
         states.begin(first)
-        (count,), (ways,) = states.look(first)
+        (count,), (ways,) = states.look(first).tolist()
         return states.tokens[0, :count].tolist(), ways
 
     @torch.inference_mode()

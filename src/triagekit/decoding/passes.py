@@ -16,7 +16,7 @@ import torch
 from triagekit.decoding.batch_invariance import in_company
 from triagekit.decoding.key_value_store import KeyValueStore
 from triagekit.decoding.prefixed_attention import attend_to_keys, bias_of, causal_attention, seen_slots
-from triagekit.decoding.transfer import on_device
+from triagekit.decoding.transfer import Numbers, on_device
 
 
 class PrefixPass:
@@ -107,7 +107,7 @@ class PromptPass(_RowsPass):
     """Rows that begin: their own prompt tokens, of like length because they are padded to the longest in attention."""
 
     def __init__(
-        self, store: KeyValueStore, slots: Sequence[int], rows: Sequence[Sequence[int]], device: torch.device
+        self, store: KeyValueStore, slots: Numbers, rows: Sequence[Sequence[int]], device: torch.device
     ) -> None:
         """`rows[r]` are the own tokens of slot `slots[r]`."""
         lengths = np.array([len(row) for row in rows])
@@ -178,11 +178,11 @@ class RecordPass(_EmittedPass):
     def __init__(
         self,
         store: KeyValueStore,
-        slots: Sequence[int],
-        lengths: Sequence[int],
+        slots: Numbers,
+        lengths: Numbers,
         tokens: torch.Tensor,
-        sent: Sequence[int],
-        count: Sequence[int],
+        sent: Numbers,
+        count: Numbers,
     ) -> None:
         """For the rows in `slots`: `lengths[r]` tokens are stored; those of `tokens[slots[r]]` from `sent[r]` to `count[r]` are
         new, at least one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from triagekit.decoding.grammar import END, NO_VALUE, NULL
@@ -86,13 +87,13 @@ class RecordStates:
         """Which rows are writing free text."""
         return self.tables.place_text[self.place[rows]] >= 0
 
-    def look(self, rows: torch.Tensor) -> tuple[list[int], list[int]]:
-        """Of each row: how many tokens it has emitted, and its ways on: the number of edges to choose among, IN_TEXT or
+    def look(self, rows: torch.Tensor) -> np.ndarray:
+        """[2, rows]: how many tokens each row has emitted, and its ways on: the number of edges to choose among, IN_TEXT or
         FINISHED. All that a batch has to know of values from pass to pass, in one transfer."""
         place = self.place[rows]
         ways = torch.where(self.in_text(rows), IN_TEXT, self.tables.edge_count[place])
-        counts, ways_on = torch.stack([self.count[rows], torch.where(place == END, FINISHED, ways)]).tolist()
-        return counts, ways_on
+        numbers: np.ndarray = torch.stack([self.count[rows], torch.where(place == END, FINISHED, ways)]).cpu().numpy()
+        return numbers
 
     def text_room(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Of the free text of each row: its state, the cost that still fits, the token that ends it, and if it may end."""

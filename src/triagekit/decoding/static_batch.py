@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from triagekit.decoding.batch import REFILL_SHARE, rows_of_a_prompt_pass
@@ -52,11 +53,12 @@ class StaticBatch:
         self._work = torch.zeros(2, dtype=torch.long, device=device)
         self._recorder = recorder
         self._steps: dict[int, RecordedStep] = {}
-        # Of a call, on the host. A slot's row is that which began before pass `_begun`; it stays until it is collected.
+        # Of a call, on the host: each slot's row, and whether there is one, which stays until it is collected; the pass before
+        # which it began; how many tokens it was known to hold; whether it was seen to be finished.
         self.counts = DecodeCounts()
-        self._rows: list[WaitingRow | None] = [None] * slots
-        self._begun, self._known_length = [0] * slots, [0] * slots
-        self._finished: set[int] = set()
+        self._rows = np.full(slots, None, dtype=object)
+        self._taken, self._finished = np.zeros((2, slots), dtype=bool)
+        self._begun, self._known_length = np.zeros((2, slots), dtype=np.int64)
         self._looks: deque[tuple[int, HostCopy]] = deque()
         self._passes = 0
 
@@ -67,7 +69,7 @@ class StaticBatch:
         self._looks.clear()
         waiting = deque(rows)
         while True:
-            busy = sum(row is not None for row in self._rows) - len(self._finished)
+            busy = int((self._taken & ~self._finished).sum())
             if busy == 0 or (waiting and self._slots - busy >= REFILL_SHARE * self._slots):
                 self._collect(results)
                 if not waiting:
@@ -76,26 +78,26 @@ class StaticBatch:
                 continue
             self._go_on()
             self._look()
-        ((tokens, at_work),) = HostCopy(self._work[None]).numbers()
-        self.counts.tokens += tokens
-        self.counts.busy_slot_steps += at_work
+        tokens, at_work = HostCopy(self._work).numbers()
+        self.counts.tokens += int(tokens)
+        self.counts.busy_slot_steps += int(at_work)
         return self.counts
 
     def _begin(self, waiting: deque[WaitingRow]) -> None:
         """Rows that wait take free slots; their prompts go through the model, and the first choice is made."""
-        free = [slot for slot, row in enumerate(self._rows) if row is None]
-        free = free[: rows_of_a_prompt_pass(waiting)]
+        free = np.flatnonzero(~self._taken)[: rows_of_a_prompt_pass(waiting)]
         rows = [waiting.popleft() for _ in free]
         slots = on_device(free, self._device)
         self._states.begin(slots)
         self._reserve(max(len(row.ids) for row in rows))
         prefixed = PromptPass(self._store, free, [row.ids for row in rows], self._device)
         opening, ways = self._decoder.opening
-        self._length[slots] = on_device([len(row.ids) for row in rows], self._device)
+        lengths = [len(row.ids) for row in rows]
+        self._length[slots] = on_device(lengths, self._device)
         self._sent[slots] = len(opening)
-        for slot, row in zip(free, rows, strict=True):
-            self._rows[slot], self._begun[slot], self._known_length[slot] = row, self._passes, len(row.ids)
-        self._decoder.advance(self._states, slots, [ways] * len(rows), prefixed)
+        self._rows[free], self._taken[free] = rows, True
+        self._begun[free], self._known_length[free] = self._passes, lengths
+        self._decoder.advance(self._states, slots, np.full(len(rows), ways), prefixed)
         self.counts.passes += 1
         self.counts.tokens += prefixed.tokens
         self.counts.prompt_tokens += prefixed.tokens
@@ -104,7 +106,7 @@ class StaticBatch:
     def _go_on(self) -> None:
         """One pass of all slots."""
         unseen = (len(self._looks) + 1) * WIDTH
-        longest = max(self._known_length[slot] for slot, row in enumerate(self._rows) if row is not None) + unseen
+        longest = int(self._known_length[self._taken].max()) + unseen
         view = -(-longest // VIEW) * VIEW
         self._reserve(view)
         if view not in self._steps:
@@ -142,19 +144,15 @@ class StaticBatch:
             return
         passes, copy = self._looks.popleft()
         finished, lengths = copy.numbers()
-        for slot, row in enumerate(self._rows):
-            if row is not None and self._begun[slot] < passes:
-                self._known_length[slot] = lengths[slot]
-                if finished[slot]:
-                    self._finished.add(slot)
+        seen = self._taken & (self._begun < passes)
+        self._known_length = np.where(seen, lengths, self._known_length)
+        self._finished |= seen & (finished != 0)
 
     def _collect(self, results: dict[int, DecodedRecord]) -> None:
         """Take the records that are known to be finished out of their slots."""
-        done = sorted(self._finished)
-        if done:
-            rows = [row for slot in done if (row := self._rows[slot]) is not None]
+        done = np.flatnonzero(self._finished)
+        if len(done):
+            rows = self._rows[done]
             records = self._states.results(on_device(done, self._device), [row.cut for row in rows])
-            for slot, row, record in zip(done, rows, records, strict=True):
-                results[row.place] = record
-                self._rows[slot] = None
-        self._finished.clear()
+            results.update((row.place, record) for row, record in zip(rows, records, strict=True))
+            self._rows[done], self._taken[done], self._finished[done] = None, False, False

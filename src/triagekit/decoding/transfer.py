@@ -7,8 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+Numbers = Sequence[int] | np.ndarray
+"""Whole numbers that the host knows."""
 
-def on_device(numbers: Sequence[int] | np.ndarray, device: torch.device) -> torch.Tensor:
+
+def on_device(numbers: Numbers, device: torch.device) -> torch.Tensor:
     """int64, of any shape. `torch.tensor(…, device=…)` would wait until a GPU has done all that was asked of it before."""
     return torch.from_numpy(np.asarray(numbers, dtype=np.int64)).to(device, non_blocking=True)
 
@@ -27,9 +30,9 @@ class HostCopy:
         else:
             self._copy = numbers.to("cpu", copy=True)
 
-    def numbers(self) -> list[list[int]]:
-        """Waits only where the device has not come so far yet."""
+    def numbers(self) -> np.ndarray:
+        """Of the tensor's shape. Waits only where the device has not come so far yet."""
         if self._event is not None:
             self._event.synchronize()
-        found: list[list[int]] = self._copy.tolist()
+        found: np.ndarray = self._copy.numpy()
         return found
