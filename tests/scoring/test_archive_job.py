@@ -127,6 +127,25 @@ def test_a_rerun_scores_nothing_and_damaged_parts_are_redone(
     assert not list(out.glob(".*.tmp"))
 
 
+def test_a_restart_reads_none_of_the_input(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its content is known by what the file system says of it, and the plan stands."""
+    monkeypatch.setattr("triagekit.files.file_state.SETTLED_SECONDS", 0)
+    archive, out = tmp_path / "tickets.csv", tmp_path / "out"
+    ids = write_archive(archive, 20)
+    score_archive(settings_for(adapter, archive, out))
+    (out / "part-00000.parquet").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("triagekit.scoring.input_files.sha256_file", None)
+        patch.setattr("triagekit.scoring.job.make_plans", None)
+        assert score_archive(settings_for(adapter, archive, out)).scored_now == 16
+    assert [row["id"] for row in table_of(out)] == ids
+    before = archive.stat()
+    archive.write_text(archive.read_text(encoding="utf-8").replace("#3", "#E", 1), encoding="utf-8")
+    os.utime(archive, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(ProblemsError, match=r"input: changed: tickets\.csv"):
+        score_archive(settings_for(adapter, archive, out))
+
+
 def test_a_part_of_other_rows_is_redone(finished: Any) -> None:
     from triagekit.scoring.parts import DamagedPart, read_part
 

@@ -174,6 +174,11 @@ class RemotePath:
         found = self._looked_up()
         return int(found.size) if found.is_file else None
 
+    def modified_ns(self) -> int | None:
+        """When the file was changed last, in nanoseconds since 1970; None where that is not told."""
+        found: int | None = self._looked_up().mtime_ns
+        return found
+
     def read_bytes(self) -> bytes:
         """The whole content."""
         with self.open() as handle:

@@ -23,8 +23,9 @@ from triagekit.schema.load import load_schema
 from triagekit.schema.subset import select_fields
 from triagekit.scoring.confidence_map import read_calibration
 from triagekit.scoring.earlier import EarlierRows, earlier_job
+from triagekit.scoring.input_files import input_files, note_input
 from triagekit.scoring.intake import Intake
-from triagekit.scoring.job_card import claim_folder, input_files, make_job_card, resolve_reading
+from triagekit.scoring.job_card import claim_folder, make_job_card, resolve_reading
 from triagekit.scoring.joint import JointShard
 from triagekit.scoring.ledger import Ledger
 from triagekit.scoring.lock import folder_lock
@@ -40,6 +41,7 @@ from triagekit.scoring.worker import WorkerOrder
 
 if TYPE_CHECKING:
     from triagekit.schema.schema import Schema
+    from triagekit.scoring.input_files import InputFile
     from triagekit.scoring.job_card import Reading
     from triagekit.scoring.layout import WorkerLayout
     from triagekit.scoring.settings import ScoreSettings
@@ -61,10 +63,10 @@ class _Job:
     adapter_card: dict[str, Any]
     earlier: list[tuple[Path, dict[str, Any]]]
     card: dict[str, Any] = field(default_factory=dict)
-    """What the job is made of: known when the input has been read once."""
+    """What the job is made of: known when the content of the input is."""
 
-    def with_card(self, files: list[list[str]]) -> _Job:
-        """`files` as job_card.input_files gives them."""
+    def with_card(self, files: Sequence[InputFile]) -> _Job:
+        """`files` as input_files.input_files gives them."""
         calibration = self.policy.calibration if self.policy else None
         card = make_job_card(
             self.settings, self.adapter_card, self.schema, self.reading, files, calibration, self.earlier
@@ -111,7 +113,7 @@ def score_archives(many: Sequence[ScoreSettings], progress: Progress | None = No
     started = time.monotonic()
     bar = progress or SilentProgress()
     jobs = [_prepare(settings) for settings in many]
-    files = input_files(many[0].archive)
+    files = input_files(many[0].archive, [job.out for job in jobs])
     jobs = [job.with_card(files) for job in jobs]
     with ExitStack() as stack:
         for job in jobs:
@@ -119,6 +121,7 @@ def score_archives(many: Sequence[ScoreSettings], progress: Progress | None = No
             stack.enter_context(folder_lock(job.out))
         for job in jobs:
             claim_folder(job.out, job.card)
+            note_input(job.out, many[0].archive, files)
         boards = [stack.enter_context(told(StatusBoard(job.out, None))) for job in jobs]
         for job in jobs:
             # A manifest stands for a finished job only: it comes back when this run has checked every part.

@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Any
 from triagekit.data.mapping import DataMapping
 from triagekit.data.prepare_settings import PrepareSettings
 from triagekit.data.source_settings import SourceSettings
-from triagekit.data.sources import file_name, source_files
 from triagekit.errors import Problem, ProblemsError, TriageError
 from triagekit.files.atomic import write_json
-from triagekit.files.fingerprint import fingerprint_json, sha256_file
-from triagekit.files.remote import any_path
+from triagekit.files.fingerprint import fingerprint_json
 from triagekit.files.resources import find_config
 from triagekit.files.yaml_file import load_yaml
 from triagekit.settings import parse_settings
@@ -23,6 +21,7 @@ from triagekit.settings import parse_settings
 if TYPE_CHECKING:
     from triagekit.schema.schema import Schema
     from triagekit.scoring.confidence_map import StoredCalibration
+    from triagekit.scoring.input_files import InputFile
     from triagekit.scoring.settings import ScoreSettings
 
 JOB_FILE = "job.json"
@@ -78,28 +77,22 @@ def resolve_reading(settings: ScoreSettings) -> Reading:
     return Reading(mapping, options)
 
 
-def input_files(archive: str) -> list[list[str]]:
-    """[name, SHA-256] of each file of the archive. Reads the whole input once."""
-    place = any_path(archive)
-    return [[file_name(path, place), sha256_file(path)] for path in source_files(place)]
-
-
 def make_job_card(
     settings: ScoreSettings,
     card: dict[str, Any],
     schema: Schema,
     reading: Reading,
-    files: list[list[str]],
+    files: Sequence[InputFile],
     calibration: StoredCalibration | None = None,
     earlier: Sequence[tuple[Path, dict[str, Any]]] = (),
 ) -> dict[str, Any]:
-    """Everything that decides the rows of the output. `files` as `input_files` gives them."""
+    """Everything that decides the rows of the output. `files` as input_files.input_files gives them."""
     identity = {
         "adapter_fingerprint": card["fingerprint"],
         "base_fingerprint": card["base_fingerprint"],
         "schema_fingerprint": card["schema_fingerprint"],
         "template_fingerprint": card["template_fingerprint"],
-        "input_files": files,
+        "input_files": [[item.name, item.sha256] for item in files],
         "mapping": reading.to_dict(),
         "shard_rows": settings.shard_rows,
         "batch_size": settings.batch_size,

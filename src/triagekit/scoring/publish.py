@@ -13,6 +13,7 @@ from triagekit.files.atomic import write_json
 from triagekit.files.fingerprint import sha256_file
 from triagekit.files.remote import RemotePath, any_path
 from triagekit.progress import Progress, SilentProgress
+from triagekit.scoring.input_files import INPUT_FILE
 from triagekit.scoring.job_card import JOB_FILE
 from triagekit.scoring.manifest import MANIFEST_FILE
 from triagekit.scoring.status import STATUS_FILE
@@ -20,8 +21,8 @@ from triagekit.scoring.status import STATUS_FILE
 INDEX_FILE = "published.json"
 """On the other side: digest of each file that was copied whole."""
 INDEX_EVERY = 20
-_NOT_COPIED = ("jobs", STATUS_FILE)
-"""Logs of the jobs that scored, and how far a running one is."""
+_NOT_COPIED = ("jobs", STATUS_FILE, INPUT_FILE)
+"""Logs of the jobs that scored, how far a running one is, and what it knows of its input's files."""
 
 
 @dataclass(frozen=True)
