@@ -167,10 +167,10 @@ def test_a_compressed_file_is_unpacked_once_by_who_reads_its_shards_in_order(
 
     monkeypatch.setattr(byte_streams, "_decompressed", counted)
     own = plan.shards[1::2]
-    found = [row for shard in own for row in read_rows(path, READING, shard)]
+    found = [row for shard in own for row in read_rows(path, READING, shard).rows]
     assert len(plan.shards) > 30 and len(begun) == 1
     # Backwards it has to begin anew each time, and gives the same.
-    again = [read_rows(path, READING, shard) for shard in reversed(own)]
+    again = [read_rows(path, READING, shard).rows for shard in reversed(own)]
     assert [row for rows in reversed(again) for row in rows] == found
     good = {row["id"]: row["text"] for row in rows if row["text"]}
     assert len(found) == 100 * (len(own) - 1) + len(again[0])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 PriorFormat = Literal["instruction", "messages", "label_text"]
@@ -22,12 +22,22 @@ _FENCE = re.compile(r"^```[a-zA-Z]*\s*|\s*```\s*$")
 
 def recognise(values: Mapping[str, Any]) -> PriorFormat | None:
     """Which of the formats a row is in, or None."""
-    keys = set(values)
-    if "messages" in keys and isinstance(values["messages"], list):
+    kind = recognise_names(values)
+    if kind == "messages" and not isinstance(values["messages"], list):
+        return None
+    if kind == "label_text" and not isinstance(values["label"], int | str):
+        return None
+    return kind
+
+
+def recognise_names(names: Iterable[str]) -> PriorFormat | None:
+    """Which of the formats a row with these columns may be in, or None."""
+    keys = set(names)
+    if "messages" in keys:
         return "messages"
     if "instruction" in keys and keys & {"input", "output"} and keys <= _INSTRUCTION_KEYS:
         return "instruction"
-    if {"label", "text"} <= keys <= {"label", "text", "id"} and isinstance(values["label"], int | str):
+    if {"label", "text"} <= keys <= {"label", "text", "id"}:
         return "label_text"
     return None
 

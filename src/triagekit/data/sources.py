@@ -20,7 +20,7 @@ from triagekit.data.encodings import (
 )
 from triagekit.data.json_reader import JsonStream, read_jsonl
 from triagekit.data.marks import Mark, byte_counter
-from triagekit.data.parquet_reader import read_parquet
+from triagekit.data.parquet_reader import ColumnChoice, KeptParquet, read_parquet
 from triagekit.data.pieces import UNREADABLE, RawRow, Reject
 from triagekit.data.source_settings import SourceSettings
 from triagekit.data.text_lines import LineSource, text_lines
@@ -66,32 +66,38 @@ def file_name(path: AnyPath, root: AnyPath) -> str:
     return path.name if path == root else place_below(path, root).as_posix()
 
 
-def read_source(path: AnyPath, settings: SourceSettings | None = None) -> Iterator[RawRow | Reject]:
+def read_source(
+    path: AnyPath, settings: SourceSettings | None = None, columns: ColumnChoice | None = None
+) -> Iterator[RawRow | Reject]:
     """Rows and rejects of a file or of every file of a folder, in a fixed order, with flat memory.
 
     CSV, TSV, JSON Lines, JSON arrays, Parquet and plain lines of text, each also gzip or zstd. A bad piece never
-    raises; raises TriageError only where there is nothing to read or a library is missing.
+    raises; raises TriageError only where there is nothing to read or a library is missing. `columns` is for Parquet, which
+    holds columns apart; rows of the other formats hold all.
     """
     chosen = settings or SourceSettings()
     for file in source_files(path):
-        yield from read_file(file, file_name(file, path), chosen)
-
-
-def read_file(path: AnyPath, name: str, settings: SourceSettings) -> Iterator[RawRow | Reject]:
-    """Rows and rejects of one file, called `name` in them."""
-    return iter(SourceFile(path, name, settings))
+        yield from SourceFile(file, file_name(file, path), chosen, columns=columns)
 
 
 class SourceFile:
     """One file, called `name` in its rows and rejects. Iterated once, from its beginning or from a mark of it.
 
-    `marked` says whether marks will be asked for; counting bytes takes a little time.
+    `marked` says whether marks will be asked for; counting bytes takes a little time. `columns` and `kept` are read_parquet's.
     """
 
     def __init__(
-        self, path: AnyPath, name: str, settings: SourceSettings, start: Mark | None = None, marked: bool = False
+        self,
+        path: AnyPath,
+        name: str,
+        settings: SourceSettings,
+        start: Mark | None = None,
+        marked: bool = False,
+        columns: ColumnChoice | None = None,
+        kept: KeptParquet | None = None,
     ) -> None:
         self._path, self._name, self._settings, self._start, self._marked = path, name, settings, start, marked
+        self._columns, self._kept = columns, kept
         self._mark: Callable[[], Mark | None] = lambda: None
 
     def mark(self) -> Mark | None:
@@ -122,7 +128,7 @@ class SourceFile:
     def _parquet(self) -> Iterator[RawRow | Reject]:
         next_row = begin = self._start.line if self._start else 1
         self._mark = lambda: Mark(next_row)
-        for piece in read_parquet(self._path, self._name, begin):
+        for piece in read_parquet(self._path, self._name, begin, self._columns, self._kept):
             next_row += 1
             yield piece
 

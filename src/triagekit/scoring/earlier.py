@@ -22,6 +22,7 @@ _SAME = {
     "schema_fingerprint": "schema",
     "template_fingerprint": "prompt template",
     "fields": "fields",
+    "carry": "carried columns",
 }
 _KINDS: dict[str, Kind] = {"id": "text", "text_hash": "text", "verdict": "text"}
 
@@ -30,7 +31,7 @@ def earlier_job(settings: ScoreSettings, card: dict[str, Any]) -> list[tuple[Pat
     """The finished job of `append_since` and those it was appended to itself, newest first, with their manifests.
 
     Raises TriageError for a folder without a finished job, ProblemsError for one of another adapter, base, schema,
-    template or other fields unless `append_any`.
+    template, other fields or carried columns unless `append_any`.
     """
     if settings.append_since is None:
         return []
@@ -42,7 +43,12 @@ def earlier_job(settings: ScoreSettings, card: dict[str, Any]) -> list[tuple[Pat
         if folder == own or any(folder == known for known, _ in chain):
             raise TriageError(f"append_since: {folder} cannot come before itself. Give the folder of an earlier job.")
         manifest = _manifest(folder)
-        own_prints = {**card, "adapter_fingerprint": card["fingerprint"], "fields": settings.fields}
+        own_prints = {
+            **card,
+            "adapter_fingerprint": card["fingerprint"],
+            "fields": settings.fields,
+            "carry": settings.carry or None,
+        }
         problems = [
             Problem(what, f"there {manifest['job'].get(key)}, here {own_prints[key]}.")
             for key, what in _SAME.items()

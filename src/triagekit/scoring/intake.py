@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -15,6 +16,8 @@ class Shard:
     index: int
     rows: tuple[tuple[str, str], ...]
     fingerprint: str
+    carried: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
+    """Columns of the archive that go into the part as they are: name → one cell a row."""
 
 
 @dataclass
@@ -71,15 +74,22 @@ def text_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
+_NO_CELL = b"\xff" * 8
+"""In the place of a length that no cell has."""
+
+
 class ShardDigest:
     """Content fingerprint of a shard within its job, ticket by ticket."""
 
     def __init__(self, job_fingerprint: str) -> None:
         self._digest = hashlib.sha256(job_fingerprint.encode())
 
-    def add(self, row: tuple[str, str]) -> None:
-        """The next ticket's id and text."""
-        for part in row:
+    def add(self, identity: str, text: str, carried: Sequence[str | None] = ()) -> None:
+        """The next ticket. How many cells are carried is the job's, and in its fingerprint."""
+        for part in (identity, text, *carried):
+            if part is None:
+                self._digest.update(_NO_CELL)
+                continue
             content = part.encode("utf-8", "surrogatepass")
             self._digest.update(len(content).to_bytes(8, "little"))
             self._digest.update(content)

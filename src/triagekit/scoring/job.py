@@ -8,92 +8,34 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from triagekit.errors import Problem, ProblemsError
+from triagekit.data.archive import Ticket
 from triagekit.files.atomic import atomic_path
-from triagekit.files.remote import AnyPath, any_path, place_of
 from triagekit.progress import Progress, SilentProgress
-from triagekit.schema.load import load_schema
-from triagekit.schema.subset import select_fields
-from triagekit.scoring.confidence_map import read_calibration
-from triagekit.scoring.earlier import EarlierRows, earlier_job
+from triagekit.scoring.earlier import EarlierRows
 from triagekit.scoring.input_files import input_files, note_input
 from triagekit.scoring.intake import Intake
-from triagekit.scoring.job_card import claim_folder, make_job_card, resolve_reading
+from triagekit.scoring.job_card import claim_folder
 from triagekit.scoring.joint import JointShard
 from triagekit.scoring.ledger import Ledger
 from triagekit.scoring.lock import folder_lock
 from triagekit.scoring.manifest import MANIFEST_FILE, ScoreManifest, write_manifest
-from triagekit.scoring.part_columns import check_column_names
-from triagekit.scoring.partition import check_partition_column, write_partitions
+from triagekit.scoring.partition import ValueFolders, write_partitions
 from triagekit.scoring.parts import LEDGER
 from triagekit.scoring.plan import Plan, make_plans, read_plan
-from triagekit.scoring.policy import ThresholdPolicy
-from triagekit.scoring.publish import check_target, publish_scores
+from triagekit.scoring.prepared import PreparedJob, check_columns, prepare_job
+from triagekit.scoring.publish import publish_scores
 from triagekit.scoring.status import StatusBoard, told
-from triagekit.scoring.worker import WorkerOrder
 
 if TYPE_CHECKING:
-    from triagekit.schema.schema import Schema
-    from triagekit.scoring.input_files import InputFile
-    from triagekit.scoring.job_card import Reading
-    from triagekit.scoring.layout import WorkerLayout
     from triagekit.scoring.settings import ScoreSettings
 
 REJECTS_FILE = "rejects.jsonl"
-
-
-@dataclass(frozen=True)
-class _Job:
-    """Everything that was settled before the first ticket is read."""
-
-    settings: ScoreSettings
-    adapter: Path
-    schema: Schema
-    archive: AnyPath
-    out: Path
-    reading: Reading
-    policy: ThresholdPolicy | None
-    adapter_card: dict[str, Any]
-    earlier: list[tuple[Path, dict[str, Any]]]
-    card: dict[str, Any] = field(default_factory=dict)
-    """What the job is made of: known when the content of the input is."""
-
-    def with_card(self, files: Sequence[InputFile]) -> _Job:
-        """`files` as input_files.input_files gives them."""
-        calibration = self.policy.calibration if self.policy else None
-        card = make_job_card(
-            self.settings, self.adapter_card, self.schema, self.reading, files, calibration, self.earlier
-        )
-        return replace(self, card=card)
-
-    def order(self, layout: WorkerLayout) -> WorkerOrder:
-        """What a worker is told."""
-        settings = self.settings
-        return WorkerOrder(
-            adapter=str(self.adapter.resolve()),
-            out=str(self.out.resolve()),
-            base=settings.base,
-            precision=settings.precision,
-            device=settings.device,
-            batch_size=settings.batch_size,
-            constrained=settings.constrained,
-            fields=tuple(settings.fields) if settings.fields is not None else None,
-            auto_threshold=settings.auto_threshold,
-            threads=layout.threads,
-            policy=self.policy,
-            output_format=settings.output_format,
-            archive=place_of(self.archive),
-            reading=self.reading,
-            job=str(self.card["fingerprint"]),
-            merged=settings.merged is not False,
-        )
 
 
 def score_archive(settings: ScoreSettings, progress: Progress | None = None) -> ScoreManifest:
@@ -112,7 +54,8 @@ def score_archives(many: Sequence[ScoreSettings], progress: Progress | None = No
     """
     started = time.monotonic()
     bar = progress or SilentProgress()
-    jobs = [_prepare(settings) for settings in many]
+    jobs = [prepare_job(settings) for settings in many]
+    check_columns(jobs)
     files = input_files(many[0].archive, [job.out for job in jobs])
     jobs = [job.with_card(files) for job in jobs]
     with ExitStack() as stack:
@@ -147,37 +90,7 @@ def score_archives(many: Sequence[ScoreSettings], progress: Progress | None = No
         return manifests
 
 
-def _prepare(settings: ScoreSettings) -> _Job:
-    """Read and check everything that is small. Nothing is written yet."""
-    from triagekit.modeling.adapter_folder import read_card
-    from triagekit.scoring.adapter_place import adapter_folder
-
-    adapter = adapter_folder(settings.run)
-    card = read_card(adapter)
-    schema = load_schema(adapter / "schema.yaml")
-    _check_asked_schema(settings, schema)
-    if settings.fields is not None:
-        schema = select_fields(schema, settings.fields)
-    check_column_names(schema)
-    if settings.partition_by is not None:
-        check_partition_column(schema, settings.partition_by)
-    if settings.publish is not None:
-        check_target(settings.publish)
-    policy = None if settings.auto_at is None else ThresholdPolicy(settings.auto_at, read_calibration(adapter, card))
-    return _Job(
-        settings=settings,
-        adapter=adapter,
-        schema=schema,
-        archive=any_path(settings.archive),
-        out=Path(settings.out).expanduser(),
-        reading=resolve_reading(settings),
-        policy=policy,
-        adapter_card=card,
-        earlier=earlier_job(settings, card),
-    )
-
-
-def _planned(jobs: Sequence[_Job], bar: Progress, boards: Sequence[StatusBoard]) -> list[Plan]:
+def _planned(jobs: Sequence[PreparedJob], bar: Progress, boards: Sequence[StatusBoard]) -> list[Plan]:
     """The plans that stand, with the rejects beside them, or new ones: the archive is read once from its beginning."""
     fingerprints = [str(job.card["fingerprint"]) for job in jobs]
     found = [read_plan(job.out, fingerprint) for job, fingerprint in zip(jobs, fingerprints, strict=True)]
@@ -201,7 +114,8 @@ def _planned(jobs: Sequence[_Job], bar: Progress, boards: Sequence[StatusBoard])
 
         first = jobs[0]
         known = stack.enter_context(closing(EarlierRows(first.earlier))).hold if first.earlier else None
-        plans = make_plans(first.archive, first.reading, first.settings.shard_rows, fingerprints, reject, known, tick)
+        shard_rows, look = first.settings.shard_rows, _partition_look(first)
+        plans = make_plans(first.archive, first.reading, shard_rows, fingerprints, reject, known, tick, look)
     bar.finish()
     # The rejects are complete before the plan that speaks for them.
     for job, plan in zip(jobs, plans, strict=True):
@@ -209,8 +123,22 @@ def _planned(jobs: Sequence[_Job], bar: Progress, boards: Sequence[StatusBoard])
     return plans
 
 
+def _partition_look(job: PreparedJob) -> Callable[[Ticket], None]:
+    """Raises TriageError where the carried column that the output is split by has too many values: rather now than when all is
+    scored."""
+    column, carried = job.settings.partition_by, job.reading.carried
+    if column is None or column not in carried:
+        return lambda _: None
+    folders, place = ValueFolders(column), carried.index(column)
+
+    def look(ticket: Ticket) -> None:
+        folders.of(ticket.carried[place])
+
+    return look
+
+
 def _score_missing(
-    jobs: Sequence[_Job], plans: Sequence[Plan], ledgers: Sequence[Ledger]
+    jobs: Sequence[PreparedJob], plans: Sequence[Plan], ledgers: Sequence[Ledger]
 ) -> tuple[dict[str, Any], float]:
     """Figures of the workers, and the seconds that they scored. They are started only if some part is missing."""
     from triagekit.scoring.layout import laid_out
@@ -275,37 +203,20 @@ def _own_figures(ledger: Ledger, seconds: float) -> dict[str, Any]:
     }
 
 
-def _finish(job: _Job, intake: Intake, ledger: Ledger, figures: dict[str, Any]) -> ScoreManifest:
+def _finish(job: PreparedJob, intake: Intake, ledger: Ledger, figures: dict[str, Any]) -> ScoreManifest:
     settings = job.settings
 
     def partition(shards: list[int]) -> dict[str, Any] | None:
         if settings.partition_by is None:
             return None
         return write_partitions(
-            job.out, settings.partition_by, job.schema, job.policy is not None, settings.output_format, shards
+            *(job.out, settings.partition_by, job.schema, job.policy is not None, settings.output_format, shards),
+            carried=settings.carry,
         )
 
     return write_manifest(
         job.out, job.archive.name, intake, ledger.summaries, ledger.tally, job.card, figures, job.policy, partition
     )
-
-
-def _check_asked_schema(settings: ScoreSettings, schema: Schema) -> None:
-    if settings.expect_schema is None:
-        return
-    asked = load_schema(settings.expect_schema)
-    if asked.fingerprint != schema.fingerprint:
-        raise ProblemsError(
-            f"{settings.run} was not trained for what is asked:",
-            [
-                Problem(
-                    "schema",
-                    f"the adapter's is '{schema.name}' ({schema.fingerprint}), asked is '{asked.name}' "
-                    f"({asked.fingerprint}).",
-                    "Train an adapter for this schema, or leave the schema out.",
-                )
-            ],
-        )
 
 
 def _sweep(out: Path) -> None:

@@ -36,6 +36,7 @@ _NAMES = {
     "template_fingerprint": "prompt template",
     "input_files": "input",
     "mapping": "mapping",
+    "carry": "carried columns",
     "calibration": "calibration",
     "append_since": "earlier job",
     "part_version": "version of the parts",
@@ -44,13 +45,15 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Reading:
-    """How the archive is read: which columns hold what, and the reading options of its files."""
+    """How the archive is read: which columns hold what, the reading options of its files, and the columns that go with a
+    ticket into the output."""
 
     mapping: DataMapping | None
     options: SourceSettings | None
+    carried: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
+        """JSON form of mapping and options."""
         parts = {"mapping": self.mapping, "reading": self.options}
         return {name: None if part is None else part.model_dump(mode="json") for name, part in parts.items()}
 
@@ -74,7 +77,7 @@ def resolve_reading(settings: ScoreSettings) -> Reading:
     given = {key: value for key, value in columns.items() if value is not None}
     if given:
         mapping = (mapping or DataMapping()).model_copy(update=given)
-    return Reading(mapping, options)
+    return Reading(mapping, options, tuple(settings.carry))
 
 
 def make_job_card(
@@ -106,8 +109,11 @@ def make_job_card(
         "part_version": PART_VERSION,
         "append_since": earlier[0][1]["job"]["fingerprint"] if earlier else None,
     }
+    # Jobs without them keep the fingerprint that they had before there were such.
     if settings.merged is False:
         identity["merged"] = False
+    if reading.carried:
+        identity["carry"] = list(reading.carried)
     return {
         **identity,
         "append_folder": str(earlier[0][0]) if earlier else None,

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from triagekit.data.parquet_reader import KeptParquet
 from triagekit.errors import TriageError
 from triagekit.files.remote import any_path
 from triagekit.scoring.care import Care, Watch
-from triagekit.scoring.plan import PlannedShard, as_planned, read_rows
+from triagekit.scoring.plan import PlannedShard, ShardRows, as_planned, read_rows
 from triagekit.scoring.process_memory import prepare_for_tickets
 from triagekit.scoring.worker import ScoreWorker, WorkerOrder
 
@@ -54,6 +55,7 @@ class JointScoreWorker:
     def __init__(self, orders: Sequence[WorkerOrder]) -> None:
         self._orders = orders
         self._workers = [ScoreWorker(order) for order in orders]
+        self._kept = KeptParquet()
         self._opened = False
 
     def open(self) -> str | None:
@@ -85,13 +87,13 @@ class JointScoreWorker:
         if not self._opened and (refusal := self.open()):
             raise TriageError(refusal)
         summaries = {}
-        rows: tuple[tuple[str, str], ...] | None = None
+        found: ShardRows | None = None
         for number, planned in joint.of_run.items():
             order = self._orders[number]
             assert order.reading is not None
             archive = any_path(order.archive)
-            rows = read_rows(archive, order.reading, planned) if rows is None else rows
-            shard = as_planned(archive, rows, planned, order.job)
+            found = found or read_rows(archive, order.reading, planned, self._kept)
+            shard = as_planned(archive, found, planned, order.job)
             left_out = care.left_out.get(number, frozenset())
             watch = Watch.of(order.out, joint.index, left_out) if care.watched else None
             summaries[number] = self._workers[number].score(shard, care.rows_at_once, watch)

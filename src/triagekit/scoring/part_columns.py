@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from triagekit.errors import Problem, ProblemsError
@@ -22,15 +22,21 @@ Columns = dict[str, list[Any]]
 _OWN_COLUMNS = ("id", "text_hash", "verdict", "error", "raw", "adapter_fingerprint", "schema_fingerprint")
 
 
-def column_kinds(schema: Schema, calibrated: bool = False) -> dict[str, Kind]:
-    """Columns of a part, in order; those of a calibration only where one was used."""
+def column_kinds(schema: Schema, calibrated: bool = False, carried: Iterable[str] = ()) -> dict[str, Kind]:
+    """Columns of a part, in order: those of a calibration only where one was used, and those that are carried along."""
     kinds: dict[str, Kind] = {"id": "text", "text_hash": "text"}
+    kinds |= dict.fromkeys(carried, "text")
     kinds |= {field.name: "texts" if isinstance(field, TagsField) else "text" for field in schema.fields}
     kinds |= dict.fromkeys(_confidence_columns(schema), "number")
     if calibrated:
         kinds |= dict.fromkeys(_calibrated_columns(schema), "number")
     kinds |= dict.fromkeys(_OWN_COLUMNS[2:], "text")
     return kinds
+
+
+def output_columns(schema: Schema) -> list[str]:
+    """Every column that a part may have by itself, with or without a calibration."""
+    return [*_OWN_COLUMNS, *schema.field_names, *_confidence_columns(schema), *_calibrated_columns(schema)]
 
 
 def check_column_names(schema: Schema) -> None:
@@ -57,6 +63,7 @@ def part_columns(
     """What stands in the part of a shard; `beside` are the columns that a calibration adds."""
     columns: Columns = {"id": [identity for identity, _ in shard.rows]}
     columns["text_hash"] = [text_hash(text) for _, text in shard.rows]
+    columns |= {name: list(cells) for name, cells in shard.carried.items()}
     for field in schema.fields:
         columns[field.name] = [_cell(field, item.record) for item in predictions]
     for field in schema.fields:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
@@ -56,6 +57,8 @@ def read_columns(path: Path, output_format: OutputFormat, kinds: Mapping[str, Ki
                 for name in kinds:
                     columns[name].append(row[name])
             return columns
+        # By default a cell of more than 128 KiB is an error, and a carried column may hold one.
+        csv.field_size_limit(sys.maxsize)
         reader = csv.reader(handle)
         places = {unguarded(name): place for place, name in enumerate(next(reader))}
         for cells in reader:

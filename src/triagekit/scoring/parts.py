@@ -86,7 +86,7 @@ def write_part(
         _chance_of_auto(columns),
         count_columns(schema, columns),
     )
-    kinds = column_kinds(schema, policy is not None)
+    kinds = column_kinds(schema, policy is not None, shard.carried)
     path = part_path(folder, shard.index, output_format)
     with atomic_path(path) as temporary:
         write_columns(temporary, output_format, kinds, columns, json.dumps(_kept(summary)))

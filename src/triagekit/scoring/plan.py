@@ -6,12 +6,13 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from triagekit.data.archive import Ticket, archive_mapper, as_ticket, check_archive
+from triagekit.data.archive import Ticket, TicketColumns, archive_mapper, as_ticket, check_archive
 from triagekit.data.marks import Mark
+from triagekit.data.parquet_reader import KeptParquet
 from triagekit.data.pieces import UNREADABLE, Reject
 from triagekit.data.source_settings import SourceSettings
 from triagekit.data.sources import SourceFile, file_name, source_files
@@ -103,25 +104,28 @@ def make_plans(
     reject: Callable[[dict[str, Any]], None],
     is_known: Callable[[str, str], bool] | None = None,
     tick: Callable[[], None] = lambda: None,
+    look: Callable[[Ticket], None] = lambda _: None,
 ) -> list[Plan]:
     """Read the archive once and cut it, for each of `jobs` alike; only the shards' fingerprints are the job's own.
 
-    Rejects are handed to `reject` as they are met, `tick` is called for every row. `is_known` says of an id and the hash of
+    Rejects are handed to `reject` as they are met and the tickets that are to be scored to `look`, `tick` is called for every
+    row. `is_known` says of an id and the hash of
     its text whether they need no scoring. One shard's ids and texts are hashed as they pass; none is kept but the ids, in
     SeenIds. Raises TriageError where text or id column are missing.
     """
     settings = reading.options or SourceSettings()
     mapper = archive_mapper(reading.mapping)
     check_archive(archive, mapper, settings)
+    columns = TicketColumns(mapper, reading.carried)
     intake, seen = Intake(), SeenIds()
     cutter = _Cutter(shard_rows, jobs)
     try:
         for path in source_files(archive):
-            source = SourceFile(path, file_name(path, archive), settings, marked=True)
+            source = SourceFile(path, file_name(path, archive), settings, marked=True, columns=columns)
             cutter.begin_file(file_name(path, archive))
             for piece in source:
                 tick()
-                ticket = as_ticket(mapper, piece)
+                ticket = as_ticket(mapper, piece, reading.carried)
                 bad = ticket if isinstance(ticket, Reject) else _refusal(ticket, seen)
                 scored = False
                 if bad is not None:
@@ -131,6 +135,8 @@ def make_plans(
                     scored = is_known is None or not is_known(ticket.id, text_hash(ticket.text))
                     intake.tickets += scored
                     intake.unchanged += not scored
+                    if scored:
+                        look(ticket)
                 cutter.add(ticket if scored and isinstance(ticket, Ticket) else None)
                 if cutter.is_between_shards:
                     cutter.note(source.mark())
@@ -139,40 +145,54 @@ def make_plans(
     return [Plan(job, intake, shards) for job, shards in zip(jobs, cutter.finish(), strict=True)]
 
 
-def read_rows(archive: AnyPath, reading: Reading, planned: PlannedShard) -> tuple[tuple[str, str], ...]:
-    """Ids and texts of a shard's tickets, read where they lie. Raises OSError where reading breaks off."""
+@dataclass(frozen=True)
+class ShardRows:
+    """What was read for a shard: (id, text) of each ticket, and by name the cells of the columns that are carried."""
+
+    rows: tuple[tuple[str, str], ...]
+    carried: dict[str, tuple[str | None, ...]]
+
+
+def read_rows(archive: AnyPath, reading: Reading, planned: PlannedShard, kept: KeptParquet | None = None) -> ShardRows:
+    """A shard's tickets, read where they lie; `kept` is of who reads shards one after the other. Raises OSError where reading
+    breaks off."""
     settings = reading.options or SourceSettings()
     mapper = archive_mapper(reading.mapping)
-    rows: list[tuple[str, str]] = []
+    columns = TicketColumns(mapper, reading.carried)
+    tickets: list[Ticket] = []
     for segment in planned.segments:
         path = archive if archive.is_file() else archive / segment.file
-        source = SourceFile(path, segment.file, settings, start=segment.mark)
+        source = SourceFile(path, segment.file, settings, start=segment.mark, columns=columns, kept=kept)
         out = {place for first, end in segment.out for place in range(first, end)}
         for place, piece in enumerate(islice(source, segment.skip, segment.skip + segment.pieces)):
-            ticket = None if place in out else as_ticket(mapper, piece)
+            ticket = None if place in out else as_ticket(mapper, piece, reading.carried)
             if isinstance(ticket, Reject) and ticket.reason == UNREADABLE:
                 # It could be read when it was planned: another try may do better.
                 raise OSError(f"{segment.file} cannot be read: {ticket.detail}")
             if isinstance(ticket, Ticket):
-                rows.append((ticket.id, ticket.text))
-    return tuple(rows)
+                tickets.append(ticket)
+    cells = zip(*(ticket.carried for ticket in tickets), strict=True) if tickets else ()
+    return ShardRows(
+        tuple((ticket.id, ticket.text) for ticket in tickets), dict(zip(reading.carried, cells, strict=bool(tickets)))
+    )
 
 
-def as_planned(archive: AnyPath, rows: tuple[tuple[str, str], ...], planned: PlannedShard, job: str) -> Shard:
-    """The shard of one job made of the rows that were read for it.
+def as_planned(archive: AnyPath, found: ShardRows, planned: PlannedShard, job: str) -> Shard:
+    """The shard of one job made of what was read for it.
 
-    Raises TriageError naming the files where the rows are not those that the plan was made of.
+    Raises TriageError naming the files where that is not what the plan was made of.
     """
     digest = ShardDigest(job)
-    for row in rows:
-        digest.add(row)
-    if len(rows) != planned.rows or digest.value() != planned.fingerprint:
+    cells = zip(*found.carried.values(), strict=True) if found.carried else repeat(())
+    for (identity, text), carried in zip(found.rows, cells, strict=False):
+        digest.add(identity, text, carried)
+    if len(found.rows) != planned.rows or digest.value() != planned.fingerprint:
         files = ", ".join(segment.file for segment in planned.segments)
         raise TriageError(
             f"{archive}: the content of {files} is not what it was when the job was planned. Put the files back as they "
             "were, or score what is there now into another folder."
         )
-    return Shard(planned.index, rows, planned.fingerprint)
+    return Shard(planned.index, found.rows, planned.fingerprint, found.carried)
 
 
 class _Cutter:
@@ -218,7 +238,7 @@ class _Cutter:
             return
         self._first, self._last = self._first or ticket.id, ticket.id
         for digest in self._digests:
-            digest.add((ticket.id, ticket.text))
+            digest.add(ticket.id, ticket.text, ticket.carried)
         self._shard.rows += 1
         if self._shard.rows == self._shard_rows:
             self._close()

@@ -27,6 +27,10 @@ class ScoreSettings(Settings):
     )
     text_column: str | None = Field(default=None, description="text column or template; before the mapping's (fixed)")
     id_column: str | None = Field(default=None, description="id column; before the mapping's (fixed)")
+    carry: list[str] = Field(
+        default=[],
+        description="columns of the input that go into the output too, as text and under their names (fixed)",
+    )
     base: str | None = Field(default=None, description="another place of the same base model; its content is checked")
     expect_schema: str | None = Field(
         default=None, description="refuse an adapter that was not trained for this schema (name or file)"
@@ -55,7 +59,8 @@ class ScoreSettings(Settings):
     )
     output_format: OutputFormat = Field(default="parquet", description="parquet, jsonl or csv (fixed)")
     partition_by: str | None = Field(
-        default=None, description="a label field, or verdict: the rows once more in by_<column>/<column>=<value>/"
+        default=None,
+        description="a label field, verdict or a carried column: the rows once more in by_<column>/<column>=<value>/",
     )
     append_since: str | None = Field(
         default=None, description="folder of an earlier job: only tickets that are new or changed are scored (fixed)"
@@ -65,7 +70,7 @@ class ScoreSettings(Settings):
         description="URL (s3://, gs://, hdfs://) that the finished folder is copied to, manifest.json last",
     )
     append_any: bool = Field(
-        default=False, description="also after a job of another adapter, schema, base or other fields"
+        default=False, description="also after a job of another adapter, schema, base, other fields or carried columns"
     )
     shard_rows: int = Field(default=2048, ge=1, description="tickets a part holds (fixed)")
     batch_size: int = Field(default=128, ge=1, description="tickets decoded at once by one worker (fixed)")

@@ -18,6 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Example: triage score tickets.parquet --run runs/lora-seed1 --out scores/2024\n"
         "         triage score export/ --run runs/lora-seed1 --out scores/erp --mapping my_mapping.yaml "
         "--auto-threshold 0.9\n"
+        "         triage score export.csv --run runs/lora-seed1 --out scores/erp --carry product,year --partition-by year\n"
         "         triage score tickets.parquet --run runs/tickets --run runs/change_risk --out scores/2024\n"
         "                                             (both in one pass, into scores/2024/tickets and …/change_risk)\n"
         "         triage score status scores/2024     (from another terminal: how far it is)\n\n"
@@ -59,7 +60,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--format", dest="output_format", choices=["parquet", "jsonl", "csv"], help="of the parts")
     parser.add_argument(
-        "--partition-by", metavar="FIELD", help="at the end, the rows once more in a folder for each value of the field"
+        "--carry",
+        type=lambda text: [name.strip() for name in text.split(",")],
+        metavar="A,B",
+        help="columns of the input that go into the output too, as text: product,opened_at",
+    )
+    parser.add_argument(
+        "--partition-by",
+        metavar="COLUMN",
+        help="at the end, the rows once more in a folder for each value of a label field, of verdict or of a carried column",
     )
     parser.add_argument(
         "--append-since", metavar="DIR", help="score only what is new or changed since the finished job in DIR"
@@ -79,6 +88,7 @@ _FROM_OPTIONS = (
     "base",
     "expect_schema",
     "fields",
+    "carry",
     "precision",
     "shard_rows",
     "batch_size",
