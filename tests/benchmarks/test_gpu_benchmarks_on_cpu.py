@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
-def run(script: str, *words: object) -> str:
+def run(script: str, *words: object, status: int = 0) -> str:
     environment = {
         **os.environ,
         "PYTHONPATH": f"{BENCHMARKS.parent / 'src'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
@@ -25,7 +27,7 @@ def run(script: str, *words: object) -> str:
         env=environment,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == status, done.stderr[-3000:]
     return done.stdout
 
 
@@ -62,6 +64,30 @@ def test_scoring_beside_continuous_batching(tmp_path: Path) -> None:
     assert re.fullmatch(r"ratio \d+\.\d\d", output.splitlines()[-1])
 
 
+def cases(output: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+
+
+@pytest.mark.long
+def test_peak_memory_of_every_method_and_under_a_hard_limit() -> None:
+    lora, hybrid, qlora, capped = cases(run("gpu_memory.py", "--small"))
+    assert [case["method"] for case in (lora, hybrid, qlora)] == ["lora", "hybrid", "lora"] and qlora["bits"] == 4
+    for case in (lora, hybrid, qlora, capped):
+        # Half a gigabyte of each is Python with its libraries, which the estimate takes for 0.7.
+        assert 0.8 < case["estimate_over_measured"] < 1.5, case
+    head = 32_000 * 512
+    # The hybrid's head, its gradient and the optimizer's two figures, all float32.
+    assert hybrid["measured_bytes"] - lora["measured_bytes"] > 12 * head
+    assert capped["bits"] == 4 and capped["length"] == 512 and capped["optimizer"] == "paged_adamw_8bit"
+    assert capped["measured_bytes"] < capped["cap_bytes"] == 10**9
+
+
+@pytest.mark.long
+def test_a_limit_that_is_too_low_is_kept() -> None:
+    (case,) = cases(run("gpu_memory.py", "--small", "--only", "cap", "--cap", 0.55, status=1))
+    assert "memory" in case["error"] and case["cap_bytes"] == 550_000_000 and "measured_bytes" not in case
+
+
 @pytest.mark.parametrize("script", ["training_vs_trl.py", "scoring_vs_peers.py"])
 def test_without_a_gpu_nothing_is_measured(script: str) -> None:
     done = subprocess.run(
@@ -72,4 +98,12 @@ def test_without_a_gpu_nothing_is_measured(script: str) -> None:
         check=False,
     )
     assert done.returncode == 1
+    assert "no GPU that CUDA can use, so nothing was measured" in done.stderr
+
+
+def test_without_a_gpu_no_peak_is_measured() -> None:
+    words = [sys.executable, BENCHMARKS / "gpu_memory.py"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 2
     assert "no GPU that CUDA can use, so nothing was measured" in done.stderr
