@@ -52,7 +52,6 @@ def peak_of_a_step(model, adapter, *, rows, length, trained, mixed, checkpointin
     The second step is measured: gradients are there already.
     """
     import torch
-    from torch.profiler import ProfilerActivity, profile
 
     from triagekit.modeling.adapters import attach_adapter
     from triagekit.training.loss import compute_losses_in_forward, token_losses
@@ -80,18 +79,27 @@ def peak_of_a_step(model, adapter, *, rows, length, trained, mixed, checkpointin
         del losses
         loss.backward()
 
-    with warnings.catch_warnings(), _silence():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         step()
+    return peak_of(step), report.trainable
+
+
+def peak_of(work):
+    """Bytes that PyTorch's allocator has out at the peak of `work()`, on top of those before it; it must leave none."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with warnings.catch_warnings(), _silence():
+        warnings.simplefilter("ignore")
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            step()
+            work()
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     live = peak = 0
     for event in sorted(events, key=lambda one: one.start_ns()):
         live += event.nbytes()
         peak = max(peak, live)
     assert live == 0, "a step that leaves memory behind cannot be measured like this"
-    return peak, report.trainable
+    return peak
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -250,14 +251,60 @@ def test_a_sharded_run_that_is_killed_goes_on_exactly(make, sharding):
     assert adapter_bytes(run.folder) == adapter_bytes(reference.folder)
 
 
+PIECES = [
+    ("ddp", {}),
+    ("ddp", {"adapter": {"method": "hybrid"}}),
+    ("zero3", {}),
+    ("zero3", {"adapter": {"method": "hybrid"}}),
+    ("zero3", {"adapter": {"method": "full"}, "optimizer": {"learning_rate": 1e-3}}),
+    ("zero3", {"gradient_checkpointing": True}),
+    ("zero3", {"adapter": {"method": "hybrid"}, "precision": "bf16"}),
+]
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("sharding", ["ddp", "zero3"])
-def test_logits_piece_by_piece_in_two_processes(make, one, sharding, monkeypatch):
-    """As with a vocabulary whose logits do not fit. The processes do not have equally many pieces."""
+@pytest.mark.parametrize(("sharding", "changes"), PIECES, ids=[f"{how}-{list(what)}" for how, what in PIECES])
+def test_logits_piece_by_piece_in_two_processes(make, sharding, changes, monkeypatch, tmp_path, checkout):
+    """As with a vocabulary whose logits do not fit. The processes do not have equally many pieces, and where ZeRO-3 has
+    spread the head they gather its weight equally often, as often as for all logits at once."""
+    from deepspeed.runtime.zero import partition_parameters
+
     from triagekit.training import loss
 
+    number = PIECES.index((sharding, changes))
+    variables = {}
+    if sharding == "zero3":
+        # Weights as small as those of the tests' models are left whole otherwise.
+        config = json.loads((checkout / "configs" / "deepspeed" / "zero3.json").read_text())
+        config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        (tmp_path / "own.json").write_text(json.dumps(config))
+        variables["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(tmp_path / "own.json")
+    own_losses, own_gather = loss.projected_losses, partition_parameters._dist_allgather_fn
+
+    def losses_of(model, hidden, *rest):
+        print(f"head: {-(-len(hidden) // loss.tokens_at_once(model))} pieces")
+        return own_losses(model, hidden, *rest)
+
+    def gather(*given, **options):
+        print("gather")
+        return own_gather(*given, **options)
+
     # The processes are forked from this one.
-    monkeypatch.setattr(loss, "tokens_at_once", lambda model: 5)
-    settings = make(f"pieces-{sharding}")
-    difference, weight = differences(run_in_ranks(settings, log_of(settings), sharding=sharding), one)
-    assert difference <= 10 * LOSS_TOLERANCE and weight <= 10 * WEIGHT_TOLERANCE
+    monkeypatch.setattr(loss, "projected_losses", losses_of)
+    monkeypatch.setattr(partition_parameters, "_dist_allgather_fn", gather)
+    runs, said = {}, {}
+    for at_once in (10_000, 5):
+        monkeypatch.setattr(loss, "tokens_at_once", lambda model, at_once=at_once: at_once)
+        settings = make(f"pieces-{number}-{at_once}", **changes)
+        runs[at_once] = run_in_ranks(settings, log_of(settings), sharding=sharding, variables=variables)
+        said[at_once] = [ForkedRanks.said(type("Log", (), {"_log": log_of(settings)}), rank) for rank in (0, 1)]
+    gathers = {text.count("gather\n") for texts in said.values() for text in texts}
+    assert len(gathers) == 1 and (gathers != {0}) == (sharding == "zero3")
+    calls = [re.findall(r"head: (\d+) pieces", text) for text in said[5]]
+    assert len(calls[0]) == len(calls[1]) and sum(one != other for one, other in zip(*calls, strict=True)) > STEPS
+    difference, weight = differences(runs[5], runs[10_000])
+    rounding = 1000 if changes.get("precision") == "bf16" else 10
+    assert difference <= rounding * LOSS_TOLERANCE and weight <= rounding * WEIGHT_TOLERANCE
+    if "precision" not in changes:
+        difference, weight = differences(runs[5], alone(make(f"whole-head-{number}", **changes)))
+        assert difference <= 10 * LOSS_TOLERANCE and weight <= 10 * WEIGHT_TOLERANCE

@@ -113,17 +113,17 @@ def working_memory(shape: ModelShape, load: TrainingLoad, on_cpu: bool = False) 
     return working
 
 
-def logit_memory(shape: ModelShape, load: TrainingLoad, spread: bool = False) -> int:
+def logit_memory(shape: ModelShape, load: TrainingLoad) -> int:
     """Bytes of the logits at the start of backward.
 
     Only positions whose next token is trained are projected to the vocabulary: rows × trained tokens × vocabulary × 12
-    bytes, but never more than LOGITS_AT_ONCE together, unless ZeRO-3 has `spread` the head. A trained head (hybrid, full)
-    adds its half-precision copy and its own gradient: beside the logits of a piece where there are several; else the logits
-    are gone when the gradient comes, in both number types, and the larger of the two counts.
+    bytes, but never more than LOGITS_AT_ONCE together. A trained head (hybrid, full) adds its half-precision copy and its
+    own gradient: beside the logits of a piece where there are several; else the logits are gone when the gradient comes, in
+    both number types, and the larger of the two counts.
     """
     c = load.compute_bytes
     positions = load.micro * min(load.trained_tokens, load.length)
-    at_once = positions if spread else min(positions, _positions_at_once(shape))
+    at_once = min(positions, _positions_at_once(shape))
     logits = LOGIT_BYTES * at_once * shape.vocabulary
     if load.method != "full" and (load.method != "hybrid" or load.head != "all"):
         return logits
@@ -134,16 +134,14 @@ def logit_memory(shape: ModelShape, load: TrainingLoad, spread: bool = False) ->
     return copy + max(logits, c * positions * shape.vocabulary + gradient)
 
 
-def evaluation_memory(shape: ModelShape, load: TrainingLoad, spread: bool = False) -> int:
+def evaluation_memory(shape: ModelShape, load: TrainingLoad) -> int:
     """Bytes of a validation batch: no gradients, so one layer's working memory and the logits, one after the other."""
     tokens = load.eval_rows * load.length
     c = load.compute_bytes
     layer = (
         tokens * (3 * c * shape.intermediate + (3 * c + FLOAT32) * shape.hidden) + load.eval_rows * load.length**2 * c
     )
-    positions = load.eval_rows * min(load.trained_tokens, load.length)
-    if not spread:
-        positions = min(positions, _positions_at_once(shape))
+    positions = min(load.eval_rows * min(load.trained_tokens, load.length), _positions_at_once(shape))
     logits = positions * shape.vocabulary * EVALUATION_LOGIT_BYTES
     return tokens * c * shape.hidden + max(layer, logits)
 

@@ -109,7 +109,7 @@ def estimate_memory(shape: ModelShape, load: TrainingLoad, rung: Rung) -> Memory
     if rung.sharding == "zero3":
         weights = weights // world + min(shape.parameters, LIVE_PARAMETERS) * (FLOAT32 if full else c)
         adapter //= world
-    logits = logit_memory(shape, load, spread=rung.sharding == "zero3")
+    logits = logit_memory(shape, load)
     working = working_memory(shape, load, rung.on_cpu)
     return MemoryEstimate(
         weights=weights,
@@ -122,7 +122,7 @@ def estimate_memory(shape: ModelShape, load: TrainingLoad, rung: Rung) -> Memory
         context=PROCESS if rung.on_cpu else CUDA_CONTEXT + (NCCL_BUFFERS if world > 1 else 0),
         # ZeRO-3 takes the base from the CPU, tensor by tensor.
         loader_peak=weights if rung.sharding == "zero3" else _loader_peak(shape, load, adapter),
-        evaluation=evaluation_memory(shape, load, spread=rung.sharding == "zero3"),
+        evaluation=evaluation_memory(shape, load),
     )
 
 

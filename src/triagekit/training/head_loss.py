@@ -48,27 +48,35 @@ class HeadLosses(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         hidden, weight, bias, targets = ctx.saved_tensors
-        computed = weight.to(ctx.dtype)
+        computed = weight.detach().to(ctx.dtype)
         of_hidden = torch.empty_like(hidden)
         of_weight = torch.zeros_like(weight, dtype=torch.float32)
         of_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
         for start in range(0, len(hidden), ctx.at_once):
             piece = slice(start, start + ctx.at_once)
-            logits = _raw_logits(hidden[piece], computed, bias).requires_grad_()
+
+            def add(of_logits: torch.Tensor, states: torch.Tensor = hidden[piece]) -> None:
+                of_logits = of_logits.float()
+                of_weight.addmm_(of_logits.t(), states.float())
+                if of_bias is not None:
+                    of_bias.add_(of_logits.sum(dim=0))
+
+            states = hidden[piece].detach().requires_grad_()
             with torch.enable_grad():
+                logits = _raw_logits(states, computed, bias)
+                # A hook, and not a gradient that is asked for: the logits themselves need not stay for it.
+                logits.register_hook(add)  # type: ignore[no-untyped-call]
                 outputs = ctx.piece_losses(logits, targets[piece])
+                del logits
             wanted = [
                 (output, gradient[piece])
                 for output, gradient in zip(outputs, gradients, strict=True)
                 if gradient is not None and output.requires_grad
             ]
-            (of_logits,) = torch.autograd.grad([output for output, _ in wanted], logits, [each for _, each in wanted])
-            del outputs, logits, wanted
-            of_hidden[piece] = of_logits @ computed
-            of_logits = of_logits.float()
-            of_weight.addmm_(of_logits.t(), hidden[piece].float())
-            if of_bias is not None:
-                of_bias += of_logits.sum(dim=0)
+            (of_hidden[piece],) = torch.autograd.grad(
+                [output for output, _ in wanted], states, [one for _, one in wanted]
+            )
+            del outputs, wanted
         return (
             of_hidden,
             of_weight.to(weight.dtype),
@@ -80,4 +88,4 @@ class HeadLosses(torch.autograd.Function):
 
 
 def _raw_logits(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    return functional.linear(states.to(weight.dtype), weight, None if bias is None else bias.to(weight.dtype)).detach()
+    return functional.linear(states.to(weight.dtype), weight, None if bias is None else bias.detach().to(weight.dtype))

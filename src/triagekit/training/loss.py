@@ -3,6 +3,8 @@ never more of them at once than a fixed amount of memory holds."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,25 +76,35 @@ def projected_losses(
 
     What does not fit into LOGITS_AT_ONCE is projected piece by piece, and each piece once more in the backward pass
     instead of being kept (Chen et al. 2016, arXiv 1604.06174): with a vocabulary of 150,000 the logits would be the
-    largest thing in memory. All together are taken by a head that ZeRO-3 has spread, since every piece would bring it
-    together anew, in all processes at once, and these do not have equally many.
+    largest thing in memory. All pieces are one call of the head: where ZeRO-3 has spread its weight, the weight is brought
+    together once in each pass, however many pieces a process has.
     """
     at_once = tokens_at_once(model)
-    if len(hidden) <= at_once or _is_spread(model):
-        return _losses(model, hidden, targets, over_vocabulary)
-    if hidden.requires_grad and (head := _whole_trained_head(model)) is not None:
+    if len(hidden) <= at_once:
+        return _of_logits(project_to_logits(model, hidden), targets, over_vocabulary)
+    linear = _linear_head(model)
+    own_forward = linear.forward
 
-        def of_piece(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            return _of_logits(final_logits(model, logits), wanted, over_vocabulary)
+    def of_logits(logits: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return _of_logits(final_logits(model, logits), wanted, over_vocabulary)
 
-        pieces: Any = HeadLosses.apply
-        losses: tuple[torch.Tensor, ...] = pieces(hidden, head.weight, head.bias, targets, of_piece, at_once)
-        return losses
-    found = [
-        checkpoint(_losses, model, *piece, over_vocabulary, use_reentrant=False)
-        for piece in zip(torch.split(hidden, at_once), torch.split(targets, at_once), strict=True)
-    ]
-    return tuple(torch.cat(part) for part in zip(*found, strict=True))
+    def of_states(states: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return of_logits(own_forward(states), wanted)
+
+    def in_pieces(states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if states.requires_grad and isinstance(linear, nn.Linear) and linear.weight.requires_grad:
+            pieces: Any = HeadLosses.apply
+            losses: tuple[torch.Tensor, ...] = pieces(states, linear.weight, linear.bias, targets, of_logits, at_once)
+            return losses
+        found = [
+            checkpoint(of_states, *piece, use_reentrant=False)
+            for piece in zip(torch.split(states, at_once), torch.split(targets, at_once), strict=True)
+        ]
+        return tuple(torch.cat(part) for part in zip(*found, strict=True))
+
+    with _forward_of(linear, in_pieces):
+        found: tuple[torch.Tensor, ...] = causal_model(model).get_output_embeddings()(hidden)
+    return found
 
 
 def tokens_at_once(model: nn.Module) -> int:
@@ -101,23 +113,25 @@ def tokens_at_once(model: nn.Module) -> int:
     return max(1, LOGITS_AT_ONCE // (vocabulary * LOGIT_BYTES))
 
 
-def _whole_trained_head(model: nn.Module) -> Any:
-    """The linear layer that is trained as a whole, behind PEFT's wrapper; None for a frozen head, or one of which some
-    rows are trained."""
+def _linear_head(model: nn.Module) -> Any:
+    """The head's linear layer, behind PEFT's wrapper of a head that is trained as a whole."""
     head: Any = causal_model(model).get_output_embeddings()
     copies = getattr(head, "modules_to_save", None)
-    head = head if copies is None else copies["default"]
-    return head if head.weight.requires_grad and isinstance(head, nn.Linear) else None
+    return head if copies is None else copies["default"]
 
 
-def _is_spread(model: nn.Module) -> bool:
-    return any(hasattr(weight, "ds_id") for weight in causal_model(model).get_output_embeddings().parameters())
-
-
-def _losses(
-    model: nn.Module, hidden: torch.Tensor, targets: torch.Tensor, over_vocabulary: bool
-) -> tuple[torch.Tensor, ...]:
-    return _of_logits(project_to_logits(model, hidden), targets, over_vocabulary)
+@contextmanager
+def _forward_of(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """`module` computes `forward` in here; whatever hangs on calls of it, as ZeRO-3 does, takes place around that."""
+    before = vars(module).get("forward")
+    vars(module)["forward"] = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del vars(module)["forward"]
+        else:
+            vars(module)["forward"] = before
 
 
 def _of_logits(logits: torch.Tensor, targets: torch.Tensor, over_vocabulary: bool) -> tuple[torch.Tensor, ...]:
