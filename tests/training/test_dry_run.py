@@ -51,7 +51,9 @@ def test_it_says_what_the_run_then_does(config, settings_for, capsys, tmp_path, 
     assert first == seen["first_loss"]
     # The first step has no dropout here, so that its own loss is the one that was foreseen.
     assert metric_lines(run.folder)[0]["loss"] == pytest.approx(first["loss"], rel=1e-5)
-    assert notes[0].startswith("2 signs of trouble:\n  - Warm-up takes 30.0%") and "has 2 optimizer steps" in notes[0]
+    assert notes[0].startswith("3 signs of trouble:\n  - Warm-up takes 30.0%") and "has 2 optimizer steps" in notes[0]
+    # The tests' base has random weights.
+    assert "The loss of the first batch" in notes[0]
 
     row = next(
         row
@@ -74,8 +76,8 @@ def test_people_see_the_trained_tokens_marked_and_every_warning(config, capsys, 
     assert main(["train", str(config(batch={"packing": "none"})), "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert '«{"summary":"' in said and "<|im_end|>»" in said and said.count("«") == said.count("»") == 2
-    assert "q_proj.lora_A" in said and "packing" in said and "ln(" in said
-    assert "2 signs of trouble:" in said and "Set optimizer.warmup_share=0.03." in said
+    assert "q_proj.lora_A" in said and "packing" in said and "ln(" in said and "usual of this base" in said
+    assert "3 signs of trouble:" in said and "Set optimizer.warmup_share=0.03." in said
     assert not (tmp_path / "runs").exists()
 
 

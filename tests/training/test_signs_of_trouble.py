@@ -116,11 +116,13 @@ def test_values_that_no_training_row_has():
 
 
 def test_a_first_loss_far_from_what_can_be_expected():
-    assert signs_in_first_loss(8.2, 6144) == [] and signs_in_first_loss(9.6, 6144) == []
-    assert "first batch is 9.80" in only(signs_in_first_loss(9.8, 6144)).found
-    assert "already" in only(signs_in_first_loss(0.02, 6144)).advice
-    for broken in (math.nan, math.inf):
-        assert "precision=fp32" in only(signs_in_first_loss(broken, 6144)).advice
+    for own, good, bad in ((True, [8.2, 9.6], 9.8), (False, [0.5, 4.0, 7.6], 7.8)):
+        assert [signs_in_first_loss(loss, 6144, own) for loss in good] == [[]] * len(good)
+        sign = only(signs_in_first_loss(bad, 6144, own))
+        assert f"first batch is {bad:.2f}" in sign.found and "base and tokenizer belong together" in sign.advice
+        assert "already" in only(signs_in_first_loss(0.02, 6144, own)).advice
+        for broken in (math.nan, math.inf):
+            assert "precision=fp32" in only(signs_in_first_loss(broken, 6144, own)).advice
 
 
 def test_all_signs_come_in_one_text():

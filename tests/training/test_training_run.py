@@ -49,7 +49,7 @@ def test_a_run_writes_its_folder_and_learns(settings_for):
     assert summary["best"]["value"] == min(line["loss"] for line in val_lines) == summary["val_loss_best"]
     assert summary["peak_memory_bytes"] > 10**8 and summary["rows_per_second"] > 0
     assert json.loads(run.environment.read_text())["starts"][0]["versions"]["torch"]
-    assert [note.partition("\n")[0] for note in notes] == ["1 sign of trouble:"] and "36 optimizer steps" in notes[0]
+    assert [note.partition("\n")[0] for note in notes] == ["2 signs of trouble:"] and "36 optimizer steps" in notes[0]
 
 
 def test_no_file_of_a_run_needs_pickle(settings_for):

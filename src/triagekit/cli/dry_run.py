@@ -39,7 +39,8 @@ def print_dry_run(settings: TrainSettings, as_json: bool, say: Callable[[str], N
     first = seen.plan["first_loss"]
     print(
         f"\nLoss of the first batch, before any step: {first['loss']:.4f} nats a token; ln({first['vocabulary']:,}) = "
-        f"{first['ln_vocabulary']:.4f} is that of a model that knows nothing.\n"
+        f"{first['ln_vocabulary']:.4f} is that of a model that knows nothing, below {first['usual_below']:.2f} is usual of "
+        "this base.\n"
     )
     _print_warnings(seen.plan["warnings"])
     return 0

@@ -25,6 +25,7 @@ __all__ = [
     "QuantizationSettings",
     "base_fingerprint",
     "base_folder",
+    "is_own_base",
     "load_base",
     "load_tokenizer",
     "resolve_base",
@@ -44,6 +45,7 @@ _CONTENT_FILES = (
     "merges.txt",
     "chat_template.jinja",
 )
+_RECIPE = "recipe.json"
 _WEIGHTS = "model.safetensors"
 _WEIGHTS_INDEX = "model.safetensors.index.json"
 
@@ -87,6 +89,13 @@ def base_folder(base: str) -> Path:
     except (OSError, ValueError) as error:
         raise _not_here(base, error) from None
     return Path(str(config)).parent
+
+
+def is_own_base(base: str) -> bool:
+    """Whether the base is the embedded one, or was made as it was by `triage base build`: a few million weights that know
+    records of made-up schemas and nothing else, and are sure and wrong about any other."""
+    recipe = base_folder(base) / _RECIPE
+    return recipe.is_file() and "triagekit" in json.loads(recipe.read_text(encoding="utf-8"))
 
 
 def load_tokenizer(base: str) -> PreTrainedTokenizerBase:

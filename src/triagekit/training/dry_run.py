@@ -68,7 +68,8 @@ def dry_run(settings: TrainSettings, ranks: Ranks, progress: Progress, notes: Ca
         made = load_trainable(effective, inputs.segments, ranks, notes)
         plan = make_plan(effective, folder.name, inputs, made.report, made.packing, ranks)
         rows = first_step_rows(inputs.sampler(effective).order(0), effective)
-        add_first_loss(plan, _loss(made.model, made.packing, inputs, rows, effective), vocabulary_of(made.model))
+        loss = _loss(made.model, made.packing, inputs, rows, effective)
+        add_first_loss(plan, loss, vocabulary_of(made.model), effective.base)
     return DryRun(plan, shown_row(inputs, rows[0]), made.report)
 
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from triagekit.modeling.base import is_own_base
 from triagekit.modeling.forward import causal_model
 from triagekit.training.batches import TrainingRows, micro_batches
 from triagekit.training.collator import Batch, Collator
 from triagekit.training.loss import token_losses
 from triagekit.training.process_group import ProcessGroup
 from triagekit.training.settings import TrainSettings
-from triagekit.training.signs_of_trouble import Sign, describe_signs, signs_in_first_loss
+from triagekit.training.signs_of_trouble import Sign, describe_signs, highest_first_loss, signs_in_first_loss
 
 if TYPE_CHECKING:
     from triagekit.training.prepare import PreparedRun
@@ -36,14 +37,21 @@ def look_at_first_step(run: PreparedRun) -> str:
             cast(Collator, trainer.data_collator),
             trainer.group,
         )
-        add_first_loss(plan, loss, vocabulary_of(trainer.network))
+        add_first_loss(plan, loss, vocabulary_of(trainer.network), run.settings.base)
     return describe_signs([Sign(**sign) for sign in plan["warnings"]])
 
 
-def add_first_loss(plan: dict[str, Any], loss: float, vocabulary: int) -> None:
-    """Note the loss before the first step in the plan, and what is strange about it."""
-    plan["first_loss"] = {"loss": loss, "vocabulary": vocabulary, "ln_vocabulary": math.log(vocabulary)}
-    plan["warnings"] += [sign.as_dict() for sign in signs_in_first_loss(loss, vocabulary)]
+def add_first_loss(plan: dict[str, Any], loss: float, vocabulary: int, base: str) -> None:
+    """Note the loss before the first step in the plan, what it should be below for this `base`, and what is strange about
+    it."""
+    own = is_own_base(base)
+    plan["first_loss"] = {
+        "loss": loss,
+        "vocabulary": vocabulary,
+        "ln_vocabulary": math.log(vocabulary),
+        "usual_below": highest_first_loss(vocabulary, own),
+    }
+    plan["warnings"] += [sign.as_dict() for sign in signs_in_first_loss(loss, vocabulary, own)]
 
 
 def first_step_rows(order: Sequence[int], settings: TrainSettings) -> list[int]:

@@ -17,6 +17,9 @@ EFFECTIVE_BATCH = 32
 FEWEST_STEPS = 40
 CUT_SHARE = 0.05
 ABOVE_UNIFORM = 1.0
+"""Nats above ln(vocabulary) that the loss of one of this project's small bases may begin with: 7.8 to 9.7 were seen, at 8.7."""
+BELOW_UNIFORM = 1.0
+"""Nats below it that the loss of any other base begins with at least. Random weights were seen within 0.2 of it."""
 LEARNT_LOSS = 0.1
 VALUES_SHOWN = 5
 ROUNDING = 1e-9
@@ -59,20 +62,32 @@ def signs_in_plan(
     return [sign for sign in found if sign is not None]
 
 
-def signs_in_first_loss(loss: float, vocabulary: int) -> list[Sign]:
-    """Signs in the loss before the first step, in nats a token, of a model with so many tokens to choose from."""
-    uniform = math.log(vocabulary)
-    usual = f"Usual: below ln({vocabulary:,}) = {uniform:.2f}, the loss of a model that knows nothing, and above {LEARNT_LOSS:g}."
+def highest_first_loss(vocabulary: int, own_base: bool) -> float:
+    """The most that a loss begins with, in nats a token, where base and tokenizer are sound: below the ln(vocabulary) of a
+    model that knows nothing. `own_base`: the embedded one or one like it, whose wrong certainty about other schemas than its
+    made-up ones costs more than knowing nothing."""
+    return math.log(vocabulary) + (ABOVE_UNIFORM if own_base else -BELOW_UNIFORM)
+
+
+def signs_in_first_loss(loss: float, vocabulary: int, own_base: bool) -> list[Sign]:
+    """Signs in the loss before the first step, in nats a token, of a model with so many tokens to choose from; `own_base`
+    as in highest_first_loss."""
+    highest = highest_first_loss(vocabulary, own_base)
+    usual = (
+        f"Usual of {'a small base of this project' if own_base else 'a pretrained base'}: between {LEARNT_LOSS:g} and "
+        f"{highest:.2f}; a model that knows nothing has ln({vocabulary:,}) = {math.log(vocabulary):.2f}."
+    )
     if not math.isfinite(loss):
         return [
             Sign(f"The loss of the first batch is {loss}.", usual, "Set precision=fp32, and check the base's files.")
         ]
-    if loss > uniform + ABOVE_UNIFORM:
+    if loss > highest:
         return [
             Sign(
                 f"The loss of the first batch is {loss:.2f}.",
                 usual,
-                "Check that base and tokenizer belong together, and that the base's files are whole.",
+                "Check that base and tokenizer belong together, and that the base's files are whole and its weights trained "
+                "ones: random weights begin like this.",
             )
         ]
     if loss < LEARNT_LOSS:
