@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from training_helpers import import_what_a_run_needs, metric_lines
 
+from triagekit.files.resources import configs_folder
 from triagekit.training.run_folder import RunFolder
 
 LOSS_TOLERANCE = 2e-6
@@ -117,6 +119,16 @@ def run_in_ranks(settings, log, **options):
     codes = ranks.wait()
     assert set(codes.values()) == {0}, ranks.said(0) + ranks.said(1)
     return RunFolder(f"{settings.output}/{settings.name}")
+
+
+def nothing_left_whole(folder):
+    """Variables under which ZeRO-3 spreads every weight. By the shipped settings it leaves small ones whole, and those of
+    the tests' models all are."""
+    config = json.loads((configs_folder() / "deepspeed" / "zero3.json").read_text(encoding="utf-8"))
+    config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    path = Path(folder) / "nothing_left_whole.json"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    return {"ACCELERATE_DEEPSPEED_CONFIG_FILE": str(path)}
 
 
 def differences(run, other):

@@ -10,7 +10,14 @@ import subprocess
 import sys
 
 import pytest
-from distributed_helpers import LOSS_TOLERANCE, WEIGHT_TOLERANCE, ForkedRanks, differences, run_in_ranks
+from distributed_helpers import (
+    LOSS_TOLERANCE,
+    WEIGHT_TOLERANCE,
+    ForkedRanks,
+    differences,
+    nothing_left_whole,
+    run_in_ranks,
+)
 from training_helpers import adapter_bytes, metric_lines, run_in_a_process
 
 from triagekit.settings import to_yaml
@@ -227,26 +234,28 @@ MATRIX = [
 
 @pytest.mark.long
 @pytest.mark.parametrize(("sharding", "changes"), MATRIX, ids=[f"{how}-{list(what)}" for how, what in MATRIX])
-def test_every_sharding_with_every_method(make, sharding, changes):
+def test_every_sharding_with_every_method(make, sharding, changes, tmp_path):
     number = MATRIX.index((sharding, changes))
     single, several = make(f"alone-{number}", **changes), make(f"many-{number}", **changes)
-    whole, run = alone(single), run_in_ranks(several, log_of(several), sharding=sharding)
+    variables = nothing_left_whole(tmp_path) if sharding == "zero3" else {}
+    whole, run = alone(single), run_in_ranks(several, log_of(several), sharding=sharding, variables=variables)
     loss, weight = differences(run, whole)
     assert loss <= 10 * LOSS_TOLERANCE and weight <= 10 * WEIGHT_TOLERANCE
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("sharding", ["zero2", "zero3"])
-def test_a_sharded_run_that_is_killed_goes_on_exactly(make, sharding):
+def test_a_sharded_run_that_is_killed_goes_on_exactly(make, sharding, tmp_path):
     # Hybrid: weights with and without decay, so that the optimizer has more than one group.
     hybrid = {"adapter": {"method": "hybrid"}}
     whole, settings = make(f"whole-{sharding}", **hybrid), make(f"killed-{sharding}", **hybrid)
-    reference = run_in_ranks(whole, log_of(whole), sharding=sharding)
+    options = {"sharding": sharding, "variables": nothing_left_whole(tmp_path) if sharding == "zero3" else {}}
+    reference = run_in_ranks(whole, log_of(whole), **options)
     run = RunFolder(f"{settings.output}/{settings.name}")
-    ranks = ForkedRanks(settings, log_of(settings), sharding=sharding)
+    ranks = ForkedRanks(settings, log_of(settings), **options)
     ranks.wait(until=lambda: (run.checkpoints / "checkpoint-5").is_dir())
     ranks.kill()
-    run_in_ranks(settings, log_of(settings), sharding=sharding)
+    run_in_ranks(settings, log_of(settings), **options)
     assert metric_lines(run.folder) == metric_lines(reference.folder)
     assert adapter_bytes(run.folder) == adapter_bytes(reference.folder)
 
@@ -264,7 +273,7 @@ PIECES = [
 
 @pytest.mark.long
 @pytest.mark.parametrize(("sharding", "changes"), PIECES, ids=[f"{how}-{list(what)}" for how, what in PIECES])
-def test_logits_piece_by_piece_in_two_processes(make, sharding, changes, monkeypatch, tmp_path, checkout):
+def test_logits_piece_by_piece_in_two_processes(make, sharding, changes, monkeypatch, tmp_path):
     """As with a vocabulary whose logits do not fit. The processes do not have equally many pieces, and where ZeRO-3 has
     spread the head they gather its weight equally often, as often as for all logits at once."""
     from deepspeed.runtime.zero import partition_parameters
@@ -272,13 +281,7 @@ def test_logits_piece_by_piece_in_two_processes(make, sharding, changes, monkeyp
     from triagekit.training import loss
 
     number = PIECES.index((sharding, changes))
-    variables = {}
-    if sharding == "zero3":
-        # Weights as small as those of the tests' models are left whole otherwise.
-        config = json.loads((checkout / "configs" / "deepspeed" / "zero3.json").read_text())
-        config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
-        (tmp_path / "own.json").write_text(json.dumps(config))
-        variables["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(tmp_path / "own.json")
+    variables = nothing_left_whole(tmp_path) if sharding == "zero3" else {}
     own_losses, own_gather = loss.projected_losses, partition_parameters._dist_allgather_fn
 
     def losses_of(model, hidden, *rest):
