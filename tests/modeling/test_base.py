@@ -7,12 +7,14 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from triagekit.errors import TriageError
 from triagekit.modeling import base as base_module
 from triagekit.modeling import precision as precision_module
 from triagekit.modeling.base import EMBEDDED, base_fingerprint, load_base, load_tokenizer, resolve_base
 from triagekit.modeling.precision import resolve_precision
+from triagekit.modeling.settings import QuantizationSettings
 
 
 def test_a_half_precision_file_loads_as_float32(base_folder):
@@ -116,6 +118,18 @@ def test_a_pad_token_is_ensured_without_adding_one(base_folder, tmp_path):
     tokenizer = load_tokenizer(str(folder))
     assert tokenizer.pad_token is not None
     assert len(tokenizer) == len(load_tokenizer(base_folder()))
+
+
+@pytest.mark.parametrize("quantization", [None, QuantizationSettings(bits=4)], ids=["plain", "4 bits"])
+def test_weights_that_the_files_lack_are_not_drawn_at_random(base_folder, tmp_path, quantization):
+    broken = tmp_path / "broken"
+    shutil.copytree(base_folder("Qwen2"), broken)
+    load_base(str(broken), "fp32", quantization, "cpu")
+    weights = load_file(broken / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if "layers.1.mlp" not in name}
+    save_file(kept, broken / "model.safetensors", {"format": "pt"})
+    with pytest.raises(TriageError, match=r"3 of the \d+ tensors .*first model.layers.1.mlp.down_proj.weight"):
+        load_base(str(broken), "fp32", quantization, "cpu")
 
 
 def test_a_missing_embedded_base_is_named(monkeypatch, tmp_path):

@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,8 +126,8 @@ def load_base(
     """The causal language model in evaluation mode on `device` (None: cuda if there is one, else cpu).
 
     The number type is that of `precision` (see resolve_precision) whatever the type on disk. Raises TriageError when
-    the base is not here, has no safetensors weights, or is of a kind whose logits `forward.project_to_logits` cannot
-    reproduce.
+    the base is not here, has no safetensors weights or not all of them, or is of a kind whose logits
+    `forward.project_to_logits` cannot reproduce.
     """
     from transformers import AutoModelForCausalLM
 
@@ -136,7 +136,7 @@ def load_base(
     device = device or default_device()
     dtype = resolve_precision(precision, device)
     resolved = resolve_base(base)
-    options = {}
+    options: dict[str, Any] = {}
     if quantization is not None:
         options = {
             "quantization_config": bitsandbytes_config(quantization, dtype, device),
@@ -145,18 +145,25 @@ def load_base(
     try:
         with quiet_shards():
             # The attention implementation is left to the library: it takes sdpa wherever the architecture allows it.
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                resolved, dtype=dtype, use_safetensors=True, trust_remote_code=False, **options
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                resolved,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **options,
             )
     except (OSError, ValueError) as error:
         raise _not_here(base, error) from None
+    model, found = loaded
+    _check_nothing_is_random(base, model, found["missing_keys"])
     if quantization is None:
         model.to(device)
     keep_layout(model)
     model.eval()
     check_projection(model)
-    loaded: PreTrainedModel = model
-    return loaded
+    whole: PreTrainedModel = model
+    return whole
 
 
 def base_fingerprint(base: str) -> str:
@@ -167,6 +174,16 @@ def base_fingerprint(base: str) -> str:
     folder = base_folder(base)
     files = [*_CONTENT_FILES, *_weight_files(base, folder)]
     return fingerprint_json([(name, _sha256(folder / name)) for name in files if (folder / name).is_file()])
+
+
+def _check_nothing_is_random(base: str, model: Any, missing: Collection[str]) -> None:
+    """The library draws weights that it does not find at random, and goes on."""
+    if missing:
+        raise TriageError(
+            f"base {base}: {len(missing)} of the {sum(1 for _ in model.parameters())} tensors of a "
+            f"{type(model).__name__} are not in its files, first {min(missing)}; they would be random. The files are not "
+            "whole, or config.json is another model's: fetch or save the base again."
+        )
 
 
 @contextmanager
