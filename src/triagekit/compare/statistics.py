@@ -37,7 +37,7 @@ class Difference:
     """A difference of two seed-averaged means with its 95 % interval and two-sided p (of: there is no difference).
 
     `covers` says what they allow for: "tickets and seeds", or "tickets" where no method has two seeds, so that the noise
-    of training is unknown. `degrees`: of freedom of the t distribution used; infinite for "tickets".
+    of training is unknown. `degrees`: of freedom of the t distribution used; infinite where none is.
     """
 
     value: float
@@ -52,6 +52,19 @@ class Difference:
     def to_json(self) -> dict[str, Any]:
         """Plain values; infinite degrees of freedom as None."""
         return asdict(self) | {"degrees": None if np.isinf(self.degrees) else self.degrees}
+
+
+@dataclass(frozen=True)
+class SeedSamples:
+    """A figure of each seed's predictions, shape (seeds,), and the same on each bootstrap resample of the tickets, shape
+    (resamples, seeds); resamples are those of `resample_weights`, so that two figures of the same tickets are paired.
+
+    `deterministic`: nothing was trained, so that there is no noise between seeds (baselines, constants).
+    """
+
+    values: np.ndarray
+    samples: np.ndarray
+    deterministic: bool = False
 
 
 def mcnemar_exact(first_only: int, second_only: int) -> float:
@@ -116,74 +129,80 @@ def seed_difference(
     Satterthwaite degrees of freedom. A method with one seed is taken to vary as much between seeds as the other one.
     Where no method has two seeds, interval and p are those of the paired bootstrap and (for 0/1 scores) of McNemar.
     """
+    scores = [np.asarray(first, dtype=float), np.asarray(second, dtype=float)]
     sides = [
-        (1.0, np.asarray(first, dtype=float), first_deterministic),
-        (-1.0, np.asarray(second, dtype=float), second_deterministic),
+        SeedSamples(own.mean(axis=1), _ticket_samples(own, resamples, seed), deterministic)
+        for own, deterministic in zip(scores, (first_deterministic, second_deterministic), strict=True)
     ]
-    per_ticket = sides[0][1].mean(axis=0) - sides[1][1].mean(axis=0)
-    value, count = float(per_ticket.mean()), len(per_ticket)
+    per_ticket = scores[0].mean(axis=0) - scores[1].mean(axis=0)
+    count = len(per_ticket)
     ticket_variance = float(per_ticket.var(ddof=1) / count) if count > 1 else 0.0
-    variances = _seed_variances(sides)
-    if not variances:
-        return _one_seed_each(sides, per_ticket, ticket_variance, resamples, seed)
-    error = float(_hierarchical_samples(sides, variances, resamples, seed).std(ddof=1))
-    parts = [(ticket_variance, max(1, count - 1)), *variances]
+    if variances := _seed_variances(sides):
+        return _student_difference(sides, variances, ticket_variance, count, seed)
+    value, low, high, p = paired_bootstrap(per_ticket, np.zeros_like(per_ticket), resamples, seed)
+    if all(bool(np.isin(own, (0.0, 1.0)).all()) for own in scores):
+        p = mcnemar_exact(*discordant_counts(scores[0][0], scores[1][0]))
+    return Difference(value, low, high, p, "tickets", ticket_variance**0.5, 0.0, float("inf"))
+
+
+def sampled_difference(first: SeedSamples, second: SeedSamples, tickets: int, seed: int = 0) -> Difference:
+    """As `seed_difference`, of a figure that is no mean over tickets, such as macro-F1: `first` minus `second`, both of
+    the same `tickets` tickets and resamples.
+
+    The interval lies around the figure itself, also where no method has two seeds, and not at quantiles of the resamples:
+    a rare label that a resample does not hold leaves the mean over labels, which shifts macro-F1 of all resamples.
+    """
+    sides = [first, second]
+    ticket_variance = float((first.samples.mean(axis=1) - second.samples.mean(axis=1)).var(ddof=1))
+    return _student_difference(sides, _seed_variances(sides), ticket_variance, tickets, seed)
+
+
+def _student_difference(
+    sides: list[SeedSamples], variances: list[tuple[float, float]], ticket_variance: float, tickets: int, seed: int
+) -> Difference:
+    value = float(sides[0].values.mean() - sides[1].values.mean())
+    error = float(_hierarchical_samples(sides, variances, seed).std(ddof=1)) if variances else ticket_variance**0.5
+    parts = [(ticket_variance, max(1, tickets - 1)), *variances]
     squares = sum(part**2 / degrees for part, degrees in parts)
     degrees = sum(part for part, _ in parts) ** 2 / squares if squares > 0 else float("inf")
     half = float(stats.t.ppf((1 + LEVEL) / 2, degrees)) * error
     p = float(2 * stats.t.sf(abs(value) / error, degrees)) if error > 0 else float(value == 0)
     seed_error = sum(variance for variance, _ in variances) ** 0.5
-    return Difference(
-        value, value - half, value + half, p, "tickets and seeds", ticket_variance**0.5, seed_error, degrees
-    )
+    covers = "tickets and seeds" if variances else "tickets"
+    return Difference(value, value - half, value + half, p, covers, ticket_variance**0.5, seed_error, degrees)
 
 
-def _seed_variances(sides: list[tuple[float, np.ndarray, bool]]) -> list[tuple[float, float]]:
+def _seed_variances(sides: list[SeedSamples]) -> list[tuple[float, float]]:
     """Variance of each trained side's mean over its seeds, with degrees of freedom; [] where no side has two seeds."""
-    trained = [scores.mean(axis=1) for _, scores, deterministic in sides if not deterministic]
-    known = [(float(means.var(ddof=1)), float(len(means) - 1)) for means in trained if len(means) > 1]
+    trained = [side.values for side in sides if not side.deterministic]
+    known = [(float(values.var(ddof=1)), float(len(values) - 1)) for values in trained if len(values) > 1]
     if not known:
         return []
     return [
-        (float(means.var(ddof=1)) / len(means), float(len(means) - 1)) if len(means) > 1 else known[0]
-        for means in trained
+        (float(values.var(ddof=1)) / len(values), float(len(values) - 1)) if len(values) > 1 else known[0]
+        for values in trained
     ]
 
 
-def _one_seed_each(
-    sides: list[tuple[float, np.ndarray, bool]],
-    per_ticket: np.ndarray,
-    ticket_variance: float,
-    resamples: int,
-    seed: int,
-) -> Difference:
-    value, low, high, p = paired_bootstrap(per_ticket, np.zeros_like(per_ticket), resamples, seed)
-    if all(bool(np.isin(scores, (0.0, 1.0)).all()) for _, scores, _ in sides):
-        p = mcnemar_exact(*discordant_counts(sides[0][1][0], sides[1][1][0]))
-    return Difference(value, low, high, p, "tickets", ticket_variance**0.5, 0.0, float("inf"))
-
-
-def _hierarchical_samples(
-    sides: list[tuple[float, np.ndarray, bool]], variances: list[tuple[float, float]], resamples: int, seed: int
-) -> np.ndarray:
-    """Bootstrap samples, shape (resamples,), of the (difference of) seed-averaged means."""
+def _hierarchical_samples(sides: list[SeedSamples], variances: list[tuple[float, float]], seed: int) -> np.ndarray:
+    """Bootstrap samples, shape (resamples,), of the difference of two seed-averaged figures."""
     generator = np.random.default_rng([seed, 1])
+    resamples = len(sides[0].samples)
     total = np.zeros(resamples)
     trained = iter(variances)
-    for sign, scores, deterministic in sides:
-        means = _ticket_samples(scores, resamples, seed)
-        centre = means.mean(axis=1)
-        if deterministic:
+    for sign, side in zip((1.0, -1.0), sides, strict=True):
+        centre = side.samples.mean(axis=1)
+        if side.deterministic:
             total += sign * centre
             continue
         variance, _ = next(trained)
-        seeds = len(scores)
+        seeds = len(side.values)
         if seeds == 1:
             # Its own spread is unknown: the other method's stands in for it.
             total += sign * (centre + generator.normal(0.0, variance**0.5, resamples))
             continue
         drawn = generator.integers(0, seeds, size=(resamples, seeds))
-        picked = np.take_along_axis(means, drawn, axis=1).mean(axis=1)
+        picked = np.take_along_axis(side.samples, drawn, axis=1).mean(axis=1)
         total += sign * (centre + (seeds / (seeds - 1)) ** 0.5 * (picked - centre))
     return total
 

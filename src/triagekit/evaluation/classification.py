@@ -58,10 +58,20 @@ def macro_f1_interval(
     labels: Sequence[str], gold: Sequence[str], predicted: Sequence[str], resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Any]:
     """Macro-F1 with its bootstrap interval; each resample averages over the labels in its own gold."""
+    return interval(*macro_f1_samples(labels, gold, predicted, resamples, seed))
+
+
+def macro_f1_samples(
+    labels: Sequence[str], gold: Sequence[str], predicted: Sequence[str], resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, np.ndarray]:
+    """Macro-F1, and that of each bootstrap resample of the tickets, shape (resamples,); of no tickets NaN and shape (0,).
+
+    The draws are those of `resample_weights`: two sets of predictions for the same tickets are paired resample by resample.
+    """
     place = {name: index for index, name in enumerate(labels)}
     gold_places = np.array([place[name] for name in gold], dtype=int)
     predicted_places = np.array([place[name] for name in predicted], dtype=int)
-    return binary_macro_f1_interval(
+    return _binary_macro_f1_samples(
         _one_hot(gold_places, len(labels)), _one_hot(predicted_places, len(labels)), resamples, seed
     )
 
@@ -70,16 +80,22 @@ def binary_macro_f1_interval(
     gold: sparse.csr_matrix, predicted: sparse.csr_matrix, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Any]:
     """Macro-F1 over the columns of two 0/1 matrices of shape (tickets, labels); several labels a ticket are allowed."""
+    return interval(*_binary_macro_f1_samples(gold, predicted, resamples, seed))
+
+
+def _binary_macro_f1_samples(
+    gold: sparse.csr_matrix, predicted: sparse.csr_matrix, resamples: int, seed: int
+) -> tuple[float, np.ndarray]:
+    if gold.shape[0] == 0:
+        return float("nan"), np.empty(0)
     hits = gold.multiply(predicted).tocsr()
     parts = (hits, gold, predicted)
     value = macro_f1(*(np.asarray(part.sum(axis=0), dtype=float).ravel() for part in parts))
-    if gold.shape[0] == 0:
-        return interval(float("nan"), np.empty(0))
     samples = [
         macro_f1(*((part.T @ weights.T).T for part in parts))
         for weights in resample_weights(gold.shape[0], resamples, seed)
     ]
-    return interval(float(value), np.concatenate(samples))
+    return float(value), np.concatenate(samples)
 
 
 def _one_hot(places: np.ndarray, width: int) -> sparse.csr_matrix:
