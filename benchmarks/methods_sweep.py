@@ -2,7 +2,7 @@
 
     python benchmarks/methods_sweep.py it_service --rows 500 --epochs 2 --out /tmp/sweeps [--methods lora hybrid full]
     python benchmarks/methods_sweep.py it_service_formats --rows 5000 --epochs 1 --out /tmp/sweeps      # JSON or values alone
-    python benchmarks/methods_sweep.py itsm_imbalance --rows 1000 --epochs 1.5 --config hybrid --rates 2e-3 --out /tmp/sweeps
+    python benchmarks/methods_sweep.py itsm_imbalance --rows 3000 --epochs 1 --config full --rates 5e-4 1e-3 2e-3 --out /tmp/a
     python benchmarks/methods_sweep.py --table          # the tables of docs/methods.md, from the records
 
 Learning rates are chosen on the validation split with the first seed. Stopped, the same command goes on.
@@ -173,6 +173,7 @@ def figures(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
                 if "macro_f1" in measured[0][name]
             },
             "train_rows": first["train_rows"],
+            "tickets_cut": first["tickets_cut"],
         }
     baselines = {}
     for own in compared["baselines"]:
@@ -259,7 +260,8 @@ def points(difference: dict[str, Any] | None) -> str:
     if difference is None:
         return ""
     value, low, high = (signed(100 * difference[key]) for key in ("value", "low", "high"))
-    return f"{value} [{low}, {high}], p {difference['adjusted_p']:.2f}"
+    p = difference["adjusted_p"]
+    return f"{value} [{low}, {high}], {f'p {p:.2f}' if p >= 0.005 else 'p < 0.01'}"
 
 
 def macro_f1(own: dict[str, Any]) -> str:

@@ -94,6 +94,7 @@ def test_the_table_shows_intervals_and_what_each_method_is_apart(found):
     plain, twin = lines[4:6]
     assert re.fullmatch(rf"\| plain \| 0.001 \| 155,648 \| {interval} \| {number} \| {interval} \| \|", plain)
     assert re.search(rf"\| {interval} \| [+−]{number} \[−{number}, \+{number}\], p [01]\.\d\d \|$", twin)
+    assert lines[6].endswith("], p < 0.01 |"), "worse"
     assert re.fullmatch(rf"\| \*majority\* \| \| \| {interval} \| \| {interval} \| \|", lines[7])
 
 
