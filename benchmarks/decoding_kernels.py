@@ -5,24 +5,25 @@
 
 One pass of 64 rows behind a common prefix of 248 tokens is computed in every way, one after the other, round after round, on two
 threads: a pass that reads tickets of 100 tokens, and passes of 1 and 4 tokens a row behind them. A figure is the median of the
-rounds' ratios to ours, by the clock and by CPU seconds; below 1 is faster than ours. What else the machine does falls on all
-alike, but passes that are cut up for both threads feel it more by the clock. Every way is compared with the states that plain torch
-gives. `compile_seconds` is the first call's time, from empty caches.
+rounds' ratios to ours, by the clock and by CPU seconds; below 1 is faster than ours. What else the machine does falls on the CPU
+seconds of all alike, so these stand in the tables; on a machine with nothing else to do, the clock also tells how well two
+threads are used. The states that come out are compared with those of plain torch. `compile_seconds` is the time of the first
+call, from empty caches.
 
 - ours: two batches at once, a thread each, as the decoder does (`decoding/lanes.py`); one pass: a batch on both threads.
 - plain torch: the same pass without compiled loops and packed weights.
 - torch.compile, static and dynamic: the plain pass through dynamo and inductor, as it stands.
-- layers: all layers as one function of tensors, on rows of one length, so without the packing, the writing to places and the masks
-  that real batches need (`peers/decoder_layers.py`): how much inductor could do at most. Its weights are frozen, which lets it lay
-  them out.
+- layers: all layers as one function of tensors, on rows of one length, so without the packing, the writing to places and the
+  masks that real batches need (`peers/decoder_layers.py`). Compiled, its weights are frozen, so that inductor can lay them out:
+  the most that it could give.
 - openvino: these layers in OpenVINO, in a process and an environment of its own (`peers/install.sh openvino`), compiled for the
   shapes of each pass, keys and values of own tokens in, new ones out: the most that it could give as a backend, which would have
   to take rows of any length and keep their keys and values. Two streams with a pass each, or one pass on both threads; int8:
   weights, and activations quantised on the way, its own default. Prefix copied: every row brings a copy of the prefix's keys and
   values and reads it through one operation.
 
-Then matrix products in 8-bit integers on the shapes of the models' layers (`kernels/products.py`), by CPU seconds against the packed
-float32 product.
+Then matrix products in 8-bit integers on the shapes of the models' layers (`kernel_cases/products.py`), by CPU seconds against
+the packed float32 product.
 """
 
 from __future__ import annotations
@@ -75,10 +76,10 @@ def main() -> None:
 def compare(model: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Figures of one model."""
     import torch
-    from kernels.batch import Size
-    from kernels.openvino_layers import ENGINE, openvino_cases
-    from kernels.passes import torch_cases
-    from kernels.products import compare_products
+    from kernel_cases.batch import Size
+    from kernel_cases.openvino_layers import ENGINE, openvino_cases
+    from kernel_cases.passes import torch_cases
+    from kernel_cases.products import compare_products
     from transformers import AutoConfig
 
     from triagekit.modeling.base import base_folder
@@ -124,13 +125,13 @@ def turns(cases: dict[str, Any], width: int, rounds: int) -> dict[str, Any]:
 
 
 def tables(models: dict[str, Any]) -> str:
-    """Markdown: the passes, then the products."""
+    """Markdown: the passes' ratios of CPU seconds, then the products'."""
     heads = [f"{model}, {width}" for model, found in models.items() for width in found["passes"]]
     names = {name: None for found in models.values() for each in found["passes"].values() for name in each}
     lines = [_line("a pass, tokens a row", heads), _line("---", ["---"] * len(heads))]
     for name in names:
         each = [cases.get(name) for found in models.values() for cases in found["passes"].values()]
-        lines.append(_line(name, [f"{one['wall_ratio']:.2f}, {one['cpu_ratio']:.2f}" if one else "" for one in each]))
+        lines.append(_line(name, [f"{one['cpu_ratio']:.2f}" if one else "" for one in each]))
     measured = {model: found["products"] for model, found in models.items() if "products" in found}
     columns = {(model, one["rows"]): None for model, products in measured.items() for one in products}
     if columns:

@@ -7,8 +7,8 @@ value read one input that is rounded once.
 All on one thread, as a lane of the decoder has it.
 
 - `ours without loops`: the same by torch's operations.
-- `_int_mm alone`, `qlinear_pointwise alone`: activations are rounded already. The first gives whole numbers; the second is oneDNN's
-  and gives float32, scaled on the way.
+- `_int_mm alone`, `qlinear_pointwise alone`: activations are rounded already. The first gives whole numbers; the second, which is
+  oneDNN's, float32 that is scaled on the way.
 - `qlinear_pointwise by token`: activations rounded as ours, by torch's operations, and each token's scale put back.
 - `linear_dynamic`: torch's quantised linear layer on its engines; one scale for all tokens, so a token's result depends on its
   company.

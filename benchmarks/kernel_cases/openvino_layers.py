@@ -22,7 +22,7 @@ CASES = {
 
 
 class OpenVinoCase:
-    """One case of the process: see kernels.passes.Case."""
+    """One case of the process: see kernel_cases.passes.Case."""
 
     def __init__(self, process: subprocess.Popen[str], name: str) -> None:
         self._process, self._name = process, name
