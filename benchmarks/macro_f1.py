@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from triagekit.compare.macro_f1 import method_macro_f1, one_label_fields
 from triagekit.compare.methods import Method
 from triagekit.compare.statistics import SeedSamples, holm, sampled_difference
-from triagekit.evaluation.classification import macro_f1_samples
 from triagekit.evaluation.intervals import RESAMPLES
-from triagekit.evaluation.metrics import field_labels
-from triagekit.schema.fields import TagsField
 
 
 def macro_f1_figures(
@@ -24,7 +22,9 @@ def macro_f1_figures(
     `methods` are on the same tickets (`Method.on`). Intervals are over tickets and seeds; for baselines, and with one
     seed each, over tickets.
     """
-    samples = {method.name: samples_of(method, resamples, seed) for method in methods}
+    samples = {
+        method.name: method_macro_f1(method, one_label_fields(method.schema), resamples, seed) for method in methods
+    }
     tickets = len(methods[0].tables[0])
     nothing = SeedSamples(np.zeros(1), np.zeros((resamples, 1)), deterministic=True)
     others = [method.name for method in methods if method.name != reference and not method.deterministic]
@@ -41,21 +41,6 @@ def macro_f1_figures(
         }
         for name, own in samples.items()
     }
-
-
-def samples_of(method: Method, resamples: int, seed: int) -> SeedSamples:
-    """The mean over the method's fields of one label, averaged resample by resample."""
-    values, samples = [], []
-    for table in method.tables:
-        found = []
-        for field in method.schema.label_fields:
-            if isinstance(field, TagsField):
-                continue
-            labels, gold, predicted = field_labels(field, table)
-            found.append(macro_f1_samples(labels, gold, predicted, resamples, seed))
-        values.append(float(np.mean([value for value, _ in found])))
-        samples.append(np.mean([own for _, own in found], axis=0))
-    return SeedSamples(np.array(values), np.stack(samples, axis=1), method.deterministic)
 
 
 def within_bounds(figure: dict[str, Any]) -> dict[str, Any]:

@@ -11,10 +11,11 @@ import numpy as np
 
 from triagekit.compare.conditions import Conditions, check_conditions
 from triagekit.compare.design import UNPLANNED, Design
+from triagekit.compare.macro_f1 import method_macro_f1, one_label_fields
 from triagekit.compare.methods import EXACT_MATCH, Method, baseline_method, group_runs
 from triagekit.compare.paired import PairedTest, compare_against, compare_pairs, scores_of, statements
 from triagekit.compare.runs import LoadedBaseline, LoadedRun, common_tickets
-from triagekit.compare.statistics import Mean, seed_mean
+from triagekit.compare.statistics import Mean, sampled_mean, seed_mean
 from triagekit.errors import TriageError
 from triagekit.evaluation.calibration import calibration
 from triagekit.evaluation.evaluate import data_folder
@@ -28,8 +29,8 @@ from triagekit.training.run_folder import RunFolder
 class Comparison:
     """Methods and baselines on the tickets they share.
 
-    `estimates[score][method]` with intervals; `metrics[method]`: one evaluation a seed, on the shared tickets;
-    `figures[method]`: cost and quality beside accuracy.
+    `estimates[score][method]` with intervals, and `macro_f1[field][method]` of fields of one label; `metrics[method]`: one
+    evaluation a seed, on the shared tickets; `figures[method]`: cost and quality beside accuracy.
     """
 
     split: str
@@ -40,6 +41,7 @@ class Comparison:
     reference: str | None
     conditions: Conditions
     estimates: dict[str, dict[str, Mean]]
+    macro_f1: dict[str, dict[str, Mean]]
     metrics: dict[str, list[dict[str, Any]]]
     figures: dict[str, dict[str, Any]]
     pairs: list[PairedTest]
@@ -74,7 +76,7 @@ class Comparison:
                     "runs": [str(run.folder) for run in method.runs],
                     "seeds": [run.seed for run in method.runs],
                     **self.figures[method.name],
-                    "scores": {score: own[method.name].to_json() for score, own in self.estimates.items()},
+                    **self._intervals(method),
                 }
                 for method in self.methods
             ],
@@ -82,13 +84,19 @@ class Comparison:
                 {
                     "name": method.name,
                     **self.figures[method.name],
-                    "scores": {score: own[method.name].to_json() for score, own in self.estimates.items()},
+                    **self._intervals(method),
                 }
                 for method in self.baselines
             ],
             "tests": [test.to_json() for test in self.pairs],
             "tests_against_baseline": [test.to_json() for test in self.against_baseline],
             "intervals": {"level": 0.95, "resamples": self.resamples, "seed": self.seed},
+        }
+
+    def _intervals(self, method: Method) -> dict[str, Any]:
+        return {
+            "scores": {score: own[method.name].to_json() for score, own in self.estimates.items()},
+            "macro_f1": {field: own[method.name].to_json() for field, own in self.macro_f1.items()},
         }
 
 
@@ -134,6 +142,13 @@ def compare(
         }
         for score, metric in scores_of(methods[0])
     }
+    macro_f1 = {
+        field.name: {
+            method.name: sampled_mean(method_macro_f1(method, [field], resamples, seed), len(ids))
+            for method in [*methods, *references]
+        }
+        for field in one_label_fields(schema)
+    }
     stored = [
         *((method, [run.metrics for run in method.runs]) for method in methods),
         *((method, [baseline.metrics]) for method, baseline in zip(references, baselines, strict=True)),
@@ -150,6 +165,7 @@ def compare(
         reference=best.name if best else None,
         conditions=conditions,
         estimates=estimates,
+        macro_f1=macro_f1,
         metrics={method.name: _metrics(method, own) for method, own in stored},
         figures={method.name: _figures(method) for method in [*methods, *references]},
         pairs=pairs,

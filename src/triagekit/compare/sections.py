@@ -123,8 +123,18 @@ def field_table(comparison: Comparison) -> Markup:
 def _extra_rows(comparison: Comparison, everyone: Sequence[Method]) -> list[list[Any]]:
     rows: list[list[Any]] = []
     for name in [field.name for field in comparison.schema.label_fields]:
-        values = [_mean_metric(comparison, method, name, "macro_f1") for method in everyone]
-        rows.append([f"{name}, macro-F1", *(percent(value) for value in values)])
+        known = comparison.macro_f1.get(name)
+        rows.append(
+            [
+                f"{name}, macro-F1",
+                *(
+                    estimate(known[method.name])
+                    if known
+                    else percent(_mean_metric(comparison, method, name, "macro_f1"))
+                    for method in everyone
+                ),
+            ]
+        )
         for metric, shown in (("mean_distance", "mean distance, levels"), ("within_one", "at most one level off")):
             distances = [_mean_metric(comparison, method, name, metric) for method in everyone]
             if any(value is not None for value in distances):

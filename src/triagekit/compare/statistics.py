@@ -113,6 +113,15 @@ def seed_mean(scores: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> 
     return Mean(figure["value"], figure["low"], figure["high"], spread)
 
 
+def sampled_mean(figure: SeedSamples, tickets: int) -> Mean:
+    """As `seed_mean`, of a figure between 0 and 1 that is no mean over `tickets`; for its interval see `sampled_difference`."""
+    averaged = SeedSamples(figure.values.mean(keepdims=True), figure.samples.mean(axis=1, keepdims=True), True)
+    nothing = SeedSamples(np.zeros(1), np.zeros((len(figure.samples), 1)), True)
+    around = sampled_difference(averaged, nothing, tickets)
+    spread = float(figure.values.std(ddof=1)) if len(figure.values) > 1 else None
+    return Mean(around.value, max(0.0, around.low), min(1.0, around.high), spread)
+
+
 def seed_difference(
     first: np.ndarray,
     second: np.ndarray,
