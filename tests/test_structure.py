@@ -88,3 +88,7 @@ def test_every_module_says_what_it_is(checkout):
         and not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     ]
     assert not silent
+
+
+def test_no_script_was_left_at_the_top(checkout):
+    assert [path.name for path in checkout.glob("*.py")] == []
