@@ -48,7 +48,7 @@ def test_controller_comes_back_with_its_jobs(slurm: MiniSlurm, tmp_path: Path) -
     slurm.stop_controller()
     go.touch()
     slurm.start_controller()
-    wait_for_state(slurm, job, "COMPLETED")
+    assert wait_for_state(slurm, job, "COMPLETED")["JobId"] == job
 
 
 def test_sacct_stand_in_tells_states(slurm: MiniSlurm) -> None:

@@ -58,8 +58,9 @@ def test_it_does_what_submit_does(name):
 @pytest.mark.parametrize("name", TRAINING)
 def test_its_rung_and_configuration_exist(name):
     text = (SLURM / f"{name}.sbatch").read_text(encoding="utf-8")
-    load_ladder().rung(re.search(r'RUNG="\$\{RUNG:-([^}]+)\}"', text)[1])
-    find_config("train", re.search(r'CONFIG="\$\{1:-([^}]+)\}"', text)[1])
+    rung = re.search(r'RUNG="\$\{RUNG:-([^}]+)\}"', text)[1]
+    assert load_ladder().rung(rung).name == rung
+    assert find_config("train", re.search(r'CONFIG="\$\{1:-([^}]+)\}"', text)[1]).is_file()
 
 
 def asked(tmp_path, name, *words, **variables):

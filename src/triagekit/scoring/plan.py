@@ -171,9 +171,11 @@ def read_rows(archive: AnyPath, reading: Reading, planned: PlannedShard, kept: K
                 raise OSError(f"{segment.file} cannot be read: {ticket.detail}")
             if isinstance(ticket, Ticket):
                 tickets.append(ticket)
-    cells = zip(*(ticket.carried for ticket in tickets), strict=True) if tickets else ()
     return ShardRows(
-        tuple((ticket.id, ticket.text) for ticket in tickets), dict(zip(reading.carried, cells, strict=bool(tickets)))
+        rows=tuple((ticket.id, ticket.text) for ticket in tickets),
+        carried={
+            name: tuple(ticket.carried[place] for ticket in tickets) for place, name in enumerate(reading.carried)
+        },
     )
 
 
