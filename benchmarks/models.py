@@ -1,19 +1,22 @@
-"""The models that benchmarks measure: the embedded base, and random Qwen2 of several sizes that read text by its tokenizer."""
+"""The models that benchmarks measure: the embedded base, and Qwen2 of several sizes that read text by its tokenizer."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+_QWEN2_45M = {
+    "vocab_size": 32_000,
+    "hidden_size": 512,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 9,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+}
 MODELS: dict[str, dict[str, int]] = {
     "embedded": {},
-    "qwen2_45m": {
-        "vocab_size": 32_000,
-        "hidden_size": 512,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 9,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 2,
-    },
+    "qwen2_45m": _QWEN2_45M,
+    # Of the same shape, and says what the embedded base says (`grown_model.py`): where a model must have learnt something.
+    "grown_45m": _QWEN2_45M,
     # The shapes of Qwen2.5, from their published configurations.
     "qwen2.5-0.5b": {
         "vocab_size": 151_936,
@@ -41,12 +44,13 @@ MODELS: dict[str, dict[str, int]] = {
         "num_key_value_heads": 2,
     },
 }
+GROWN = ("grown_45m",)
 ON_CPU = ("embedded", "qwen2_45m")
 ON_GPU = ("qwen2.5-0.5b", "qwen2.5-1.5b")
 
 
 def base_of(model: str, folder: Path, precision: str = "fp32") -> str:
-    """`embedded`, or a folder with the random model, written once."""
+    """`embedded`, or a folder with the random or grown model, written once."""
     if model == "embedded":
         return model
     place = folder / model
@@ -67,6 +71,13 @@ def base_of(model: str, folder: Path, precision: str = "fp32") -> str:
         pad_token_id=tokenizer.pad_token_id,
     )
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
-    AutoModelForCausalLM.from_config(config, dtype=kind).save_pretrained(place)
+    made = AutoModelForCausalLM.from_config(config, dtype=kind)
+    if model in GROWN:
+        from grown_model import grow
+
+        from triagekit.modeling.base import load_base
+
+        grow(load_base("embedded", precision, device="cpu"), made)
+    made.save_pretrained(place)
     tokenizer.save_pretrained(place)
     return str(place)

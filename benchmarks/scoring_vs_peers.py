@@ -66,8 +66,8 @@ from record import write_record
 from triagekit.hardware.devices import detect_devices
 from triagekit.schema.schema import Schema
 
-TICKETS = {"embedded": 960, "qwen2_45m": 128, "qwen2.5-0.5b": 960, "qwen2.5-1.5b": 960, "tiny": 24}
-STEPS = {"embedded": 312, "qwen2_45m": 100, "qwen2.5-0.5b": 100, "qwen2.5-1.5b": 100, "tiny": 4}
+TICKETS = {"embedded": 960, "grown_45m": 960, "qwen2_45m": 128, "qwen2.5-0.5b": 960, "qwen2.5-1.5b": 960, "tiny": 24}
+STEPS = {"embedded": 312, "grown_45m": 312, "qwen2_45m": 100, "qwen2.5-0.5b": 100, "qwen2.5-1.5b": 100, "tiny": 4}
 GPU_ENGINES = (
     "ours",
     "ours_int8",

@@ -23,7 +23,14 @@ from triagekit.cli.main import main as triage_main
 from triagekit.data.dataset import ProcessedDataset
 from triagekit.files.atomic import write_json
 
-LEARNING_RATES = {"embedded": 5e-4, "qwen2_45m": 1e-3, "qwen2.5-0.5b": 3e-4, "qwen2.5-1.5b": 2e-4, "tiny": 2e-3}
+LEARNING_RATES = {
+    "embedded": 5e-4,
+    "grown_45m": 5e-4,
+    "qwen2_45m": 1e-3,
+    "qwen2.5-0.5b": 3e-4,
+    "qwen2.5-1.5b": 2e-4,
+    "tiny": 2e-3,
+}
 PRECISIONS = {"cpu": "fp32", "cuda": "bf16"}
 ROWS_OF_A_STEP = 16
 MAX_NEW_TOKENS = 256

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from triagekit.decoding.grammar import RecordGrammar
 from triagekit.errors import TriageError
 from triagekit.modeling.record_pieces import output_token_ids, record_reserve, skeleton_texts
 from triagekit.modeling.segments import SegmentTokenizer
@@ -23,6 +24,7 @@ from triagekit.schema import (
     parse_record,
     record_segments,
 )
+from triagekit.schema.subset import select_fields
 
 
 def answer_of(segments, example):
@@ -52,6 +54,25 @@ def test_fields_name_the_value_tokens(segments, schema, records):
         own = [t for t, field in zip(example.input_ids, example.fields, strict=True) if field == index]
         assert segments.decode(own) == expected
     assert len(example.fields) == len(example.input_ids) == len(example.trained)
+
+
+@pytest.mark.parametrize("names", [["labels"], ["tags", "category"]])
+def test_a_record_of_fewer_fields_is_what_scoring_of_them_writes(segments, schema, records, names):
+    part = select_fields(schema, names)
+    example = segments.encode_example("The printer is dead", records[0], 1, names)
+    kept = {name: records[0][name] for name in part.field_names}
+    assert segments.decode(answer_of(segments, example)) == canonical_json(part, kept) + "<|im_end|>"
+    # The prompt is that of the whole record, and so are the numbers of the fields.
+    assert example.input_ids[: example.prompt_length] == segments.prompt_ids("The printer is dead", 1)
+    owned = {field for field in example.fields if field >= 0}
+    assert owned == {schema.field_names.index(name) for name in part.field_names}
+    grammar = RecordGrammar.compile(segments, part)
+    answer, known = answer_of(segments, example)[:-1], len(grammar.start_ids)
+    assert answer[:known] == list(grammar.start_ids)
+    walk = grammar.start()
+    for token in answer[known:]:
+        walk.advance(token)
+    assert walk.finished and walk.record() == kept
 
 
 @settings(max_examples=60, deadline=None)

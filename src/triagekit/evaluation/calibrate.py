@@ -13,6 +13,7 @@ from triagekit.errors import TriageError
 from triagekit.evaluation.calibration import abstention_at_thresholds, calibration
 from triagekit.evaluation.table import PredictionTable
 from triagekit.schema.schema import Schema
+from triagekit.schema.subset import select_fields
 from triagekit.scoring.confidence_map import (
     ConfidenceMap,
     StoredCalibration,
@@ -20,6 +21,7 @@ from triagekit.scoring.confidence_map import (
     read_calibration,
     write_calibration,
 )
+from triagekit.scoring.decoding_mode import DecodingMode
 
 MINIMUM_ROWS = 50
 """With fewer tickets, the error of the fit is as large as what it would mend."""
@@ -61,7 +63,12 @@ def fit_confidence_map(confidence: np.ndarray, correct: np.ndarray) -> Confidenc
 
 
 def fit_calibration(
-    schema: Schema, table: PredictionTable, adapter_fingerprint: str, data_fingerprint: str, split: str
+    schema: Schema,
+    table: PredictionTable,
+    adapter_fingerprint: str,
+    data_fingerprint: str,
+    split: str,
+    mode: DecodingMode | None = None,
 ) -> StoredCalibration:
     """One map for each label field and one for the record. Raises TriageError for a schema without labels."""
     names = [field.name for field in schema.label_fields]
@@ -77,6 +84,7 @@ def fit_calibration(
         rows=len(table),
         fields={name: fit_confidence_map(table.confidence[name], table.correct(name)) for name in names},
         record=fit_confidence_map(table.record_confidence(names), table.all_correct(names)),
+        mode=mode.calibration_name if mode else "",
     )
 
 
@@ -109,7 +117,8 @@ def calibration_effect(stored: StoredCalibration, table: PredictionTable) -> dic
 
 
 def calibrate_run(run: Path, **options: Any) -> StoredCalibration:
-    """Fit on the validation split and write `<run>/calibration.json`; `options` go to evaluate_run, which decodes it.
+    """Fit on the validation split and write `<run>/calibration.json`, or that of the decoding mode; `options` go to
+    evaluate_run, which decodes the split.
 
     The test split is never read here: it judges the fit. Raises TriageError for a split that is too small.
     """
@@ -120,16 +129,19 @@ def calibrate_run(run: Path, **options: Any) -> StoredCalibration:
     metrics = evaluate_run(run, split="val", free_sample=None, **options)
     folder = RunFolder.open(run)
     schema = ProcessedDataset.open(data_folder(folder, options.get("data"))).schema
-    table, _ = PredictionTable.read(folder.evaluation("val") / PREDICTIONS)
-    stored = fit_calibration(schema, table, metrics["adapter_fingerprint"], metrics["data_fingerprint"], "val")
+    mode = DecodingMode.of(schema, options.get("precision", "auto"), options.get("fields"))
+    if mode.fields is not None:
+        schema = select_fields(schema, mode.fields)
+    table, _ = PredictionTable.read(folder.evaluation("val") / mode.name / PREDICTIONS)
+    stored = fit_calibration(schema, table, metrics["adapter_fingerprint"], metrics["data_fingerprint"], "val", mode)
     write_calibration(folder.folder, stored)
     return stored
 
 
-def effect_of_stored(adapter: Path, split: str, table: PredictionTable) -> dict[str, Any] | None:
+def effect_of_stored(adapter: Path, split: str, table: PredictionTable, mode: DecodingMode) -> dict[str, Any] | None:
     """calibration_effect of the run's stored calibration; None without one, or on the split that it was fitted on."""
     try:
-        stored = read_calibration(adapter, json.loads((adapter / "triagekit.json").read_text(encoding="utf-8")))
+        stored = read_calibration(adapter, json.loads((adapter / "triagekit.json").read_text(encoding="utf-8")), mode)
     except TriageError:
         return None
     return None if stored.split == split else calibration_effect(stored, table)

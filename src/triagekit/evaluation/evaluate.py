@@ -15,12 +15,15 @@ from triagekit.errors import TriageError
 from triagekit.evaluation.calibrate import effect_of_stored
 from triagekit.evaluation.intervals import mean_intervals
 from triagekit.evaluation.metrics import evaluate_table
+from triagekit.evaluation.mode_agreement import mode_agreement
 from triagekit.evaluation.table import PredictionTable
 from triagekit.files.atomic import write_json
 from triagekit.files.fingerprint import fingerprint_file, fingerprint_json
 from triagekit.progress import Progress, SilentProgress
 from triagekit.schema.parse import parse_record
 from triagekit.schema.schema import Schema
+from triagekit.schema.subset import select_fields
+from triagekit.scoring.decoding_mode import DecodingMode
 from triagekit.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -43,15 +46,21 @@ def evaluate_run(
     device: str | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    precision: str = "auto",
+    fields: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Metrics of `run` on `split`; writes `<run>/eval/<split>/predictions.parquet` and then `metrics.json`.
 
+    `precision` and `fields` are those of scoring, other than the usual ones in a folder of their own below
+    (`<run>/eval/<split>/int8+labels`); `beside_usual` then tells how these records differ from the usual ones
+    (mode_agreement; None where these were not decoded on the same tickets).
     `limit` takes the first so many tickets. On `free_sample` tickets of them the model also writes without the grammar,
     which gives the share of valid records before the constraint (None: an earlier figure stays, none is made). `data`
     replaces the data folder named by the run, for a run that was moved; it must have the fingerprint that the run was
     trained on.
     Predictions of the same adapter on the same tickets are reused unless `fresh`; so is a free sample of that size.
-    Raises TriageError for an unfinished run, an unknown split, an empty split, or data that has changed.
+    Raises TriageError for an unfinished run, an unknown split, an empty split, data that has changed, or fields that cannot be
+    scored by themselves.
     """
     folder = RunFolder.open(run)
     if not folder.adapter.is_dir():
@@ -64,8 +73,11 @@ def evaluate_run(
     rows = dataset.rows(split)[:limit]
     if not rows:
         raise TriageError(f"The split '{split}' of {dataset.folder} has no rows: there is nothing to measure.")
-    target = folder.evaluation(split)
-    key = {
+    mode = DecodingMode.of(dataset.schema, precision, fields)
+    schema = dataset.schema if mode.fields is None else select_fields(dataset.schema, mode.fields)
+    usual = folder.evaluation(split)
+    target = usual / mode.name if mode.name else usual
+    usual_key = {
         "adapter": card["fingerprint"],
         "template": card.get("template_fingerprint"),
         "data": dataset.fingerprint,
@@ -74,29 +86,33 @@ def evaluate_run(
         "rows": len(rows),
         "base": base or card["base"],
     }
+    key = {**usual_key, "mode": mode.name} if mode.name else usual_key
     stored = None if fresh else _stored(target, key)
     earlier = stored[1] if stored else {}
     predictor: Predictor | None = None
     if stored:
         table, decoding = stored[0], earlier.get("decoding")
     else:
-        predictor = _predictor(folder, base, device)
-        table, decoding = _decode(predictor, dataset.schema, rows, progress or SilentProgress())
+        predictor = _predictor(folder, base, device, mode)
+        table, decoding = _decode(predictor, schema, rows, progress or SilentProgress())
         table.write(target / PREDICTIONS, key)
     free = earlier.get("valid_before_constraint")
-    wanted = min(free_sample or 0, len(rows))
+    # What is written freely is a whole record.
+    wanted = min(free_sample or 0, len(rows)) if mode.fields is None else 0
     if wanted == 0:
         free = free if free_sample is None else None
     elif free is None or free.get("rows") != wanted:
-        predictor = predictor or _predictor(folder, base, device)
+        predictor = predictor or _predictor(folder, base, device, mode)
         free = _free_validity(predictor, dataset.schema, rows, wanted, seed, progress or SilentProgress())
     metrics = {
         "kind": "run",
         "run": folder.name,
         "split": split,
-        **evaluate_table(dataset.schema, table, seed),
+        "mode": mode.name,
+        **evaluate_table(schema, table, seed),
         "valid_before_constraint": free,
-        "calibrated": effect_of_stored(folder.adapter, split, table),
+        "calibrated": effect_of_stored(folder.adapter, split, table, mode),
+        **({"beside_usual": _beside_usual(schema, table, usual, usual_key, seed)} if mode.name else {}),
         "data_fingerprint": dataset.fingerprint,
         "adapter_fingerprint": card["fingerprint"],
         "rows_in_split": len(dataset.rows(split)),
@@ -160,10 +176,17 @@ def _stored(target: Path, key: dict[str, Any]) -> tuple[PredictionTable, dict[st
         return table, {}
 
 
-def _predictor(folder: RunFolder, base: str | None, device: str | None) -> Predictor:
+def _beside_usual(
+    schema: Schema, table: PredictionTable, usual: Path, key: dict[str, Any], seed: int
+) -> dict[str, Any] | None:
+    stored = _stored(usual, key)
+    return mode_agreement(schema, table, stored[0], seed) if stored else None
+
+
+def _predictor(folder: RunFolder, base: str | None, device: str | None, mode: DecodingMode) -> Predictor:
     from triagekit.scoring.predictor import Predictor
 
-    return Predictor.from_run(folder.folder, base=base, device=device)
+    return Predictor.from_run(folder.folder, base=base, device=device, precision=mode.precision, fields=mode.fields)
 
 
 def _decode(

@@ -107,5 +107,27 @@ def mean_intervals(
     return result
 
 
+def difference_intervals(
+    columns: dict[str, np.ndarray], resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Interval of the mean of each column of paired differences (-1, 0, 1; all of one length n).
+
+    Where no ticket differs the bootstrap knows nothing: a difference either way is then as likely as Wilson allows for
+    something that was never seen among n.
+    """
+    if not columns:
+        return {}
+    values = np.column_stack([np.asarray(column, dtype=np.float64) for column in columns.values()])
+    count = len(values)
+    samples = np.vstack([weights @ values / count for weights in resample_weights(count, resamples, seed)])
+    result = {}
+    for index, name in enumerate(columns):
+        result[name] = interval(float(values[:, index].mean()), samples[:, index])
+        if not values[:, index].any():
+            most = wilson(0, count)["high"]
+            result[name] = {"value": 0.0, "low": -most, "high": most, "method": "wilson"}
+    return result
+
+
 def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None

@@ -90,7 +90,7 @@ class PredictionTable:
     def correct(self, field: str) -> np.ndarray:
         """Shape (n,): whether the predicted value of `field` equals the gold one (tags: as sets)."""
         pairs = zip(self.gold[field], self.predicted[field], self.has_record(), strict=True)
-        return np.array([bool(there) and _same(gold, predicted) for gold, predicted, there in pairs], dtype=bool)
+        return np.array([bool(there) and same_value(gold, predicted) for gold, predicted, there in pairs], dtype=bool)
 
     def all_correct(self, fields: Sequence[str]) -> np.ndarray:
         """Shape (n,): whether every one of `fields` is right; with no fields, whether there is a record."""
@@ -166,7 +166,8 @@ def label(value: Any, there: bool = True) -> str:
     return NULL_LABEL if value is None else str(value)
 
 
-def _same(gold: Any, predicted: Any) -> bool:
+def same_value(gold: Any, predicted: Any) -> bool:
+    """Whether two values of a field are one; tags as sets."""
     if isinstance(gold, list | tuple) and isinstance(predicted, list | tuple):
         return set(gold) == set(predicted)
     return bool(gold == predicted)

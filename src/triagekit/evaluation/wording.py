@@ -116,5 +116,21 @@ def calibrated_rows(metrics: Mapping[str, Any]) -> tuple[Table, Table]:
     return (["confidence of", "ECE raw", "ECE calibrated"], errors), (heads, thresholds)
 
 
+def mode_rows(metrics: Mapping[str, Any]) -> Table:
+    """How records of a decoding mode differ from the usual ones of the same tickets; empty where they were not compared."""
+    found = metrics.get("beside_usual")
+    if not found:
+        return [], []
+    named = [*found["fields"].items(), *([("all label fields", found["labels"])] if found["labels"] else [])]
+    rows = [[name, share_text(values["same"]), points_text(values["difference"])] for name, values in named]
+    return ["field", "same value as usual", "right more often by, points"], rows
+
+
+def points_text(figure: Mapping[str, Any], digits: int = 1) -> str:
+    """A difference of shares in points with its interval, e.g. `-0.4 [-1.2, 0.3]`."""
+    value, low, high = (round(100 * figure[part], digits) + 0.0 for part in ("value", "low", "high"))
+    return f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
 def _three(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"

@@ -25,7 +25,7 @@ from triagekit.modeling.adapter_folder import CARD, SCHEMA
 from triagekit.modeling.base import load_tokenizer
 from triagekit.modeling.segments import SegmentTokenizer
 from triagekit.modeling.template import PromptTemplate
-from triagekit.scoring.confidence_map import CALIBRATION_FILE
+from triagekit.scoring.confidence_map import CALIBRATION_FILES
 
 CHECKSUMS = "SHA256SUMS"
 _ENDINGS = (".tar.gz", ".tgz")
@@ -34,7 +34,7 @@ _ENDINGS = (".tar.gz", ".tgz")
 def export_tarball(run: Path, out: Path, base: str | None = None) -> dict[str, Any]:
     """Pack `run` into the gzipped tar archive `out`; returns its names and sizes, in order, and its SHA-256.
 
-    Inside one folder of the run's name: adapter/, tokenizer/, eval/*/metrics.json, calibration.json where there is one,
+    Inside one folder of the run's name: adapter/, tokenizer/, eval/**/metrics.json, calibration*.json where there are any,
     config.yaml, summary.json, README.md, SHA256SUMS. Sorted names, no times, no owners, no paths of this machine, no
     tickets. The same run and the same zlib give the same bytes. Raises TriageError for another ending than .tar.gz or
     .tgz, or an `out` that is a folder.
@@ -96,9 +96,9 @@ def _gather(source: ExportSource, folder: Path, base: str) -> None:
         write_json(adapter / PEFT_CONFIG, {**config, "base_model_name_or_path": public_base(str(source.card["base"]))})
     write_json(adapter / CARD, public_card(source.card, segments))
     copy_tokenizer(base, folder / "tokenizer")
-    if (source.run.folder / CALIBRATION_FILE).is_file():
-        shutil.copyfile(source.run.folder / CALIBRATION_FILE, folder / CALIBRATION_FILE)
-    for path in sorted(source.run.folder.glob(f"eval/*/{METRICS}")):
+    for path in sorted(source.run.folder.glob(CALIBRATION_FILES)):
+        shutil.copyfile(path, folder / path.name)
+    for path in sorted(source.run.folder.glob(f"eval/**/{METRICS}")):
         # predictions.parquet, which is left out, holds the tickets.
         metrics = read_metrics(path.parent)
         target = folder / path.relative_to(source.run.folder)

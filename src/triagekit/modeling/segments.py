@@ -20,6 +20,7 @@ from triagekit.schema.canonical import escape, record_segments
 from triagekit.schema.compact import SEPARATOR, TAG_END, shortest_beginnings
 from triagekit.schema.schema import Schema
 from triagekit.schema.segment import Segment
+from triagekit.schema.subset import select_fields
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -112,25 +113,34 @@ class SegmentTokenizer:
         ticket, _ = self.ticket_ids(text, self.ticket_room(variant))
         return [*self._prefixes[variant], *ticket, *self._suffix]
 
-    def record_ids(self, record: Mapping[str, Any]) -> list[tuple[Segment, tuple[int, ...]]]:
-        """The record's segments with their token ids; the end of turn is not among them."""
-        return [(segment, self._segment_ids(segment)) for segment in record_segments(self.schema, record)]
+    def record_ids(
+        self, record: Mapping[str, Any], fields: Sequence[str] | None = None
+    ) -> list[tuple[Segment, tuple[int, ...]]]:
+        """The record's segments with their token ids, of all fields or of `fields`; the end of turn is not among them."""
+        schema = self.schema
+        if fields is not None:
+            schema = select_fields(schema, fields)
+            record = {name: record[name] for name in schema.field_names}
+        return [(segment, self._segment_ids(segment)) for segment in record_segments(schema, record)]
 
-    def encode_example(self, text: str, record: Mapping[str, Any], variant: int = 0) -> TokenisedExample:
-        """One training row. The ticket is cut to fit, never the schema or the record."""
-        segments = self.record_ids(record)
+    def encode_example(
+        self, text: str, record: Mapping[str, Any], variant: int = 0, fields: Sequence[str] | None = None
+    ) -> TokenisedExample:
+        """One training row. The ticket is cut to fit, never the schema or the record. `fields`: write these only, as scoring
+        does that is asked for them; raises ProblemsError for fields that cannot stand alone."""
+        segments = self.record_ids(record, fields)
         answer = [token for _, ids in segments for token in ids] + list(self.end_ids)
         ticket, cut = self.ticket_ids(text, self.ticket_room(variant, len(answer)))
         prompt = [*self._prefixes[variant], *ticket, *self._suffix]
-        fields = [-1] * len(prompt)
+        owners = [-1] * len(prompt)
         for segment, ids in segments:
             owner = -1 if segment.kind == "skeleton" else self._field_index[str(segment.field)]
-            fields.extend([owner] * len(ids))
-        fields.extend([-1] * len(self.end_ids))
+            owners.extend([owner] * len(ids))
+        owners.extend([-1] * len(self.end_ids))
         return TokenisedExample(
             input_ids=prompt + answer,
             trained=[False] * len(prompt) + [True] * len(answer),
-            fields=fields,
+            fields=owners,
             prompt_length=len(prompt),
             ticket_tokens_cut=cut,
             variant=variant,

@@ -12,8 +12,9 @@ from typing import Any
 from triagekit.errors import TriageError
 from triagekit.files.atomic import write_json
 from triagekit.files.fingerprint import fingerprint_json
+from triagekit.scoring.decoding_mode import DecodingMode
 
-CALIBRATION_FILE = "calibration.json"
+CALIBRATION_FILES = "calibration*.json"
 EDGE = 1e-6
 """Confidences are kept this far from 0 and 1, where log odds have no value; closer to them, rounding would decide."""
 
@@ -52,6 +53,8 @@ class StoredCalibration:
     rows: int
     fields: dict[str, ConfidenceMap]
     record: ConfidenceMap
+    mode: str = ""
+    """DecodingMode.calibration_name of the predictions that it was fitted on."""
 
     @property
     def fingerprint(self) -> str:
@@ -59,8 +62,8 @@ class StoredCalibration:
         return fingerprint_json(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return asdict(self)
+        """JSON form; without a mode, as it was before there were such."""
+        return {name: value for name, value in asdict(self).items() if name != "mode" or value}
 
     def field_chances(self, confidence: Mapping[str, float]) -> dict[str, float]:
         """Calibrated confidences of the label fields; free text keeps the decoder's."""
@@ -71,25 +74,35 @@ class StoredCalibration:
         return self.record(math.prod(confidence[name] for name in self.fields))
 
 
+def calibration_file(mode: str) -> str:
+    """Name of the file with the calibration of a mode."""
+    return f"calibration.{mode}.json" if mode else "calibration.json"
+
+
 def write_calibration(run: Path, calibration: StoredCalibration) -> Path:
-    """Write `<run>/calibration.json` in one step."""
-    path = run / CALIBRATION_FILE
+    """Write `<run>/calibration.json`, or that of its mode, in one step."""
+    path = run / calibration_file(calibration.mode)
     write_json(path, {**calibration.to_dict(), "fingerprint": calibration.fingerprint})
     return path
 
 
-def read_calibration(adapter: Path, card: Mapping[str, Any]) -> StoredCalibration:
-    """The calibration of an adapter folder, in the folder itself or beside it.
+def read_calibration(adapter: Path, card: Mapping[str, Any], mode: DecodingMode | None = None) -> StoredCalibration:
+    """The calibration of an adapter folder for records decoded by `mode`, in the folder itself or beside it.
 
     Raises TriageError, with the command that makes one, where there is none, where it is damaged or edited, and where
-    it was fitted for another adapter.
+    it was fitted for another adapter or mode.
     """
-    places = [folder / CALIBRATION_FILE for folder in (adapter, adapter.resolve().parent)]
+    mode = mode or DecodingMode()
+    name = calibration_file(mode.calibration_name)
+    places = [folder / name for folder in (adapter, adapter.resolve().parent)]
     path = next((place for place in places if place.is_file()), None)
     run = adapter.parent if adapter.name == "adapter" else adapter
-    advice = f"Make one: triage evaluate {run} --calibrate"
+    advice = f"Make one: triage evaluate {run} --calibrate{mode.arguments}"
     if path is None:
-        raise TriageError(f"{run} has no calibration, so its confidences are not chances of being right. {advice}")
+        asked = f" for{mode.arguments}" if mode.calibration_name else ""
+        raise TriageError(
+            f"{run} has no calibration{asked}, so its confidences are not chances of being right. {advice}"
+        )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         told = content.pop("fingerprint")
@@ -102,5 +115,10 @@ def read_calibration(adapter: Path, card: Mapping[str, Any]) -> StoredCalibratio
     if calibration.adapter_fingerprint != card["fingerprint"]:
         raise TriageError(
             f"{path} was fitted for adapter {calibration.adapter_fingerprint}, this one is {card['fingerprint']}. {advice}"
+        )
+    if calibration.mode != mode.calibration_name:
+        raise TriageError(
+            f"{path} was fitted on records decoded as '{calibration.mode or 'whole records'}', not as "
+            f"'{mode.calibration_name or 'whole records'}'. {advice}"
         )
     return calibration

@@ -100,8 +100,6 @@ class ScoreSettings(Settings):
             raise ValueError("auto_at needs confidences, and unconstrained text has none: leave constrained true")
         if self.fields is not None and not self.constrained:
             raise ValueError("unconstrained text knows no fields: leave constrained true, or fields null")
-        if self.fields is not None and self.auto_at is not None:
-            raise ValueError("auto_at was fitted on whole records: leave fields null, or give auto_threshold instead")
         if self.merged is False and self.precision == "int8":
             raise ValueError(
                 "int8 rounds the weights with the adapter in them: leave merged null, or take another precision"

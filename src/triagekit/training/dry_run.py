@@ -81,7 +81,7 @@ def shown_row(inputs: TrainingInputs, number: int) -> RowShown:
     ids, labels = (inputs.train.columns[name][number] for name in ("input_ids", "labels"))
     pieces = groupby(zip(ids, labels, strict=True), key=lambda pair: pair[1] != IGNORED)
     parts = [(segments.decode([token for token, _ in piece]), trained) for trained, piece in pieces]
-    example = segments.encode_example(row.text, row.record, inputs.variants[number])
+    example = segments.encode_example(row.text, row.record, inputs.variants[number], inputs.fields[number])
     return RowShown(row.id, len(ids), sum(label != IGNORED for label in labels), example.ticket_tokens_cut, parts)
 
 

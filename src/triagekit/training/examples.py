@@ -12,6 +12,7 @@ from triagekit.errors import Problem, ProblemsError, TriageError
 from triagekit.modeling.segments import SegmentTokenizer, TokenisedExample
 from triagekit.progress import Progress, SilentProgress
 from triagekit.schema.schema import Schema
+from triagekit.schema.subset import select_fields
 from triagekit.training.collator import IGNORED
 from triagekit.training.label_choices import balanced_weights, value_key
 
@@ -79,18 +80,38 @@ def variant_of(index: int, seed: int, strategy: str, variants: int) -> int:
     return (index + seed) % variants
 
 
+def fields_written(schema: Schema, count: int, labels_alone_share: float, seed: int) -> list[tuple[str, ...] | None]:
+    """For each of `count` training rows the fields of its record: None, all of them, or for a share of the rows, drawn by
+    `seed`, its labels alone. The same rows in every epoch.
+
+    Raises TriageError where labels cannot stand alone: a schema that is free text or labels only, and the compact format with
+    free text before a label.
+    """
+    if labels_alone_share == 0:
+        return [None] * count
+    labels = select_fields(schema, [field.name for field in schema.label_fields]).field_names
+    if labels == schema.field_names:
+        raise TriageError(
+            f"labels_alone_share is {labels_alone_share:g}, but schema '{schema.name}' has no free text to leave out. "
+            "Set it to 0."
+        )
+    chance = random.Random(f"labels alone {seed}")
+    return [labels if chance.random() < labels_alone_share else None for _ in range(count)]
+
+
 def build_examples(
     rows: Sequence[Row],
     segments: SegmentTokenizer,
     *,
     split: str,
     variants: Sequence[int],
+    fields: Sequence[Sequence[str] | None] | None = None,
     weights: dict[str, dict[str, float]] | None = None,
     balance: str | None = None,
     with_fields: bool = False,
     progress: Progress | None = None,
 ) -> Examples:
-    """Tokenise `rows`, row i with prompt variant `variants[i]`.
+    """Tokenise `rows`, row i with prompt variant `variants[i]`, its record with the fields `fields[i]` (None: all of them).
 
     `weights` maps field → value → weight of that field's value tokens; other tokens weigh 1. `balance` names the field
     whose values are to be drawn equally often.
@@ -106,9 +127,9 @@ def build_examples(
         columns["fields"] = []
     cut = tokens_cut = 0
     problems: list[Problem] = []
-    for row, variant in zip(rows, variants, strict=True):
+    for row, variant, written in zip(rows, variants, fields or [None] * len(rows), strict=True):
         try:
-            example = segments.encode_example(row.text, row.record, variant)
+            example = segments.encode_example(row.text, row.record, variant, written)
         except TriageError as error:
             problems.append(Problem(f"{split} row {row.id}", str(error)))
             continue

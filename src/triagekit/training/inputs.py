@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """Tokenised rows of the train and val splits. `variants`: the prompt variant of each training row; `weights`: those
-    of class labels, by field and value."""
+    """Tokenised rows of the train and val splits. `variants`: the prompt variant of each training row; `fields`: the fields that
+    its record is written with (None: all); `weights`: those of class labels, by field and value."""
 
     dataset: ProcessedDataset
     segments: SegmentTokenizer
@@ -31,6 +31,7 @@ class TrainingInputs:
     train: Examples
     val: Examples
     variants: list[int]
+    fields: list[tuple[str, ...] | None]
     weights: dict[str, dict[str, float]]
 
     def steps(self, settings: TrainSettings) -> int:
@@ -69,11 +70,13 @@ def load_inputs(
     shown = [
         examples.variant_of(row, settings.seed, settings.prompt.strategy, variants) for row in range(len(train_rows))
     ]
+    fields = examples.fields_written(segments.schema, len(train_rows), settings.labels_alone_share, settings.seed)
     train = examples.build_examples(
         train_rows,
         segments,
         split="train",
         variants=shown,
+        fields=fields,
         weights=weights,
         balance=settings.sampling.field,
         with_fields=not settings.loss.is_plain,
@@ -90,4 +93,4 @@ def load_inputs(
         )
     if not val_rows:
         notes(f"{dataset.folder} has no validation rows: the last weights become the adapter, nothing stops early.")
-    return TrainingInputs(dataset, segments, train_rows, val_rows, train, val, shown, weights)
+    return TrainingInputs(dataset, segments, train_rows, val_rows, train, val, shown, fields, weights)

@@ -167,6 +167,13 @@ class TrainSettings(Settings):
         {}, description="per schema field: 'balanced' (inverse frequency) or a weight per value, on its value tokens"
     )
     max_train_rows: PositiveInt | None = Field(None, description="train on this many rows only, drawn by `seed`")
+    labels_alone_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the training rows whose record is written without its free text, so that the run learns what "
+        "`--fields labels` asks of it too",
+    )
     gradient_checkpointing: bool = Field(False, description="compute activations twice: less memory, about 25 % slower")
     log_every_steps: PositiveInt = Field(5, description="steps between two training lines in metrics.jsonl")
     report_to: list[Literal["wandb", "mlflow"]] = Field(

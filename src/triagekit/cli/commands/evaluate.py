@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from triagekit.cli.output import RichProgress, print_json, print_table
+from triagekit.cli.scoring_options import add_scoring_options
 from triagekit.errors import TriageError
 
 
@@ -17,11 +18,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "valid records before and after the constraint, summary similarity, calibration, coverage against accuracy.\n"
         "Every figure has a 95 % interval. Writes RUN/eval/SPLIT/{predictions.parquet, metrics.json}; predictions of\n"
         "the same adapter on the same tickets are reused. With --calibrate, the confidences are fitted on val first, for\n"
-        "`triage score --auto-at`, and judged on the split that is measured."
+        "`triage score --auto-at`, and judged on the split that is measured. With --precision or --fields, records are\n"
+        "decoded as `triage score` would with these, measured and calibrated apart, in RUN/eval/SPLIT/int8+labels for\n"
+        "example, and compared with the usual ones of the same tickets where these were evaluated before."
     )
     parser.epilog = (
         "Example: triage evaluate runs/lora-seed1 runs/hybrid-seed1 --split test\n"
-        "         triage evaluate runs/lora-seed1 --calibrate"
+        "         triage evaluate runs/lora-seed1 --calibrate\n"
+        "         triage evaluate runs/lora-seed1 --precision int8 --fields labels --calibrate"
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folders, e.g. runs/lora-seed1")
     parser.add_argument("--split", default="test", help="train, val or test (default: test)")
@@ -37,6 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--base", help="another place of the same base model (its fingerprint is checked)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
+    add_scoring_options(parser)
     parser.add_argument(
         "--calibrate",
         action="store_true",
@@ -55,6 +60,7 @@ def run(options: argparse.Namespace) -> int:
     if options.calibrate and options.split == "val":
         raise TriageError("--calibrate fits on val, and a fit is not judged on its own tickets. Measure test.")
     results: dict[str, dict[str, Any]] = {}
+    mode = {"precision": options.precision or "auto", "fields": options.fields}
     for folder in options.runs:
         with RichProgress() as progress:
             if options.calibrate:
@@ -65,6 +71,7 @@ def run(options: argparse.Namespace) -> int:
                     data=options.data,
                     device=options.device,
                     progress=progress,
+                    **mode,
                 )
             results[str(folder)] = evaluate_run(
                 folder,
@@ -76,6 +83,7 @@ def run(options: argparse.Namespace) -> int:
                 data=options.data,
                 device=options.device,
                 progress=progress,
+                **mode,
             )
         if not options.json:
             print_metrics(str(folder), results[str(folder)])
@@ -86,15 +94,24 @@ def run(options: argparse.Namespace) -> int:
 
 def print_metrics(name: str, metrics: dict[str, Any]) -> None:
     """One set of metrics as tables."""
-    from triagekit.evaluation.wording import abstention_rows, calibrated_rows, field_rows, overall_rows, slice_rows
+    from triagekit.evaluation.wording import (
+        abstention_rows,
+        calibrated_rows,
+        field_rows,
+        mode_rows,
+        overall_rows,
+        slice_rows,
+    )
 
     reused = ", predictions reused" if metrics.get("reused") else ""
-    print_table(f"{name} on {metrics['split']} ({metrics['rows']:,} tickets{reused})", *overall_rows(metrics))
+    mode = f" as {metrics['mode']}" if metrics.get("mode") else ""
+    print_table(f"{name} on {metrics['split']}{mode} ({metrics['rows']:,} tickets{reused})", *overall_rows(metrics))
     print_table("", *field_rows(metrics))
     errors, thresholds = calibrated_rows(metrics)
     effect = metrics.get("calibrated") or {}
     title = f"Calibrated on {effect.get('fitted_on')} ({effect.get('fitted_rows')} tickets)"
     for heading, table in (
+        ("Beside the usual records of the same tickets", mode_rows(metrics)),
         ("", abstention_rows(metrics)),
         (title, errors),
         ("", thresholds),
@@ -102,6 +119,11 @@ def print_metrics(name: str, metrics: dict[str, Any]) -> None:
     ):
         if table[1]:
             print_table(heading, *table)
+    if mode and metrics["beside_usual"] is None:
+        print(
+            f"What this mode costs is told beside the usual records of the same tickets: triage evaluate {name} --split "
+            f"{metrics['split']}, then this command again."
+        )
 
 
 def positive(text: str) -> int:
