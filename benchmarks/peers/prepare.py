@@ -15,11 +15,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import yaml
+from generated_tickets import generated, prepared_as, triage
 from matrix_rate import THREADS
 from models import base_of
 from schema_forms import schema_forms
 
-from triagekit.cli.main import main as triage_main
 from triagekit.data.dataset import ProcessedDataset
 from triagekit.files.atomic import write_json
 
@@ -51,34 +51,11 @@ def main() -> None:
     print(write_task(work, runs, merged, data, tickets, device))
 
 
-def triage(*words: object) -> None:
-    """One command in this process, which has paid for its imports once."""
-    shown = [str(word) for word in words]
-    print("$ triage", *shown, flush=True)
-    if status := triage_main(shown):
-        raise SystemExit(status)
-
-
-def generated(folder: Path, rows: int) -> Path:
-    """Prepared tickets."""
-    data = folder / "data"
-    if not (data / "manifest.json").is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        triage("data", "generate", "--rows", rows, "--seed", 7, "--out", folder / "raw.jsonl")
-        triage("data", "prepare", "it_tickets", "--source", folder / "raw.jsonl", "--out", data)
-    return data
-
-
 def without_text(data: Path) -> Path:
     """The same tickets in the same splits, their records without free text."""
-    folder = data.with_name("labels")
-    if not (folder / "manifest.json").is_file():
-        document = yaml.safe_load((data / "schema.yaml").read_text(encoding="utf-8"))
-        document["fields"] = [field for field in document["fields"] if field["kind"] != "text"]
-        schema = data.with_name("labels.yaml")
-        schema.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
-        source = data.with_name("raw.jsonl")
-        triage("data", "prepare", "it_tickets", "--schema", schema, "--source", source, "--out", folder)
+    document = yaml.safe_load((data / "schema.yaml").read_text(encoding="utf-8"))
+    document["fields"] = [field for field in document["fields"] if field["kind"] != "text"]
+    folder = prepared_as(data, "labels", yaml.safe_dump(document, sort_keys=False))
     seen, kept_out = (
         {row.text for split in splits for row in ProcessedDataset.open(place).rows(split)}
         for place, splits in ((folder, ("train",)), (data, ("val", "test")))

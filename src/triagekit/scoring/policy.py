@@ -44,6 +44,7 @@ class ThresholdPolicy:
                     item,
                     confidence=self.calibration.field_chances(item.confidence),
                     verdict="review" if unsure else item.verdict,
+                    chance=chance,
                 )
             )
         return judged, beside

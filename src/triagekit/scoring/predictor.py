@@ -34,6 +34,7 @@ class Prediction:
 
     `record` is None only where nothing could be predicted (verdict `error`); `problems` then says why. `confidence` has
     one number a field, 0 to 1. `text` is the canonical JSON, or what the model wrote where decoding was unconstrained.
+    `chance`: that every label is right, where a calibration has told (ThresholdPolicy.judge).
     """
 
     record: dict[str, Any] | None
@@ -41,6 +42,7 @@ class Prediction:
     verdict: Verdict
     problems: tuple[FieldProblem, ...]
     text: str
+    chance: float | None = None
 
     @property
     def error(self) -> str | None:

@@ -12,6 +12,11 @@ from triagekit.modeling.settings import ScoringPrecision
 from triagekit.scoring.part_formats import OutputFormat
 from triagekit.settings import Settings
 
+BOTH_THRESHOLDS = (
+    "auto_at (calibrated confidence) and auto_threshold (the decoder's own) decide the same thing: give one of them, and "
+    "null for the other"
+)
+
 
 class ScoreSettings(Settings):
     """What is scored, with what, to where, and how the work is spread. Those marked (fixed) are part of the job itself:
@@ -92,10 +97,7 @@ class ScoreSettings(Settings):
     @model_validator(mode="after")
     def _one_threshold(self) -> ScoreSettings:
         if self.auto_at is not None and self.auto_threshold is not None:
-            raise ValueError(
-                "auto_at (calibrated confidence) and auto_threshold (the decoder's own) decide the same thing: give one "
-                "of them, and null for the other"
-            )
+            raise ValueError(BOTH_THRESHOLDS)
         if self.auto_at is not None and not self.constrained:
             raise ValueError("auto_at needs confidences, and unconstrained text has none: leave constrained true")
         if self.fields is not None and not self.constrained:

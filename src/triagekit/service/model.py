@@ -7,6 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from triagekit.schema.load import load_schema
+from triagekit.scoring.adapter_place import adapter_folder
+from triagekit.scoring.confidence_map import read_calibration
+from triagekit.scoring.decoding_mode import DecodingMode
+from triagekit.scoring.policy import ThresholdPolicy
 from triagekit.scoring.process_memory import prepare_for_tickets
 from triagekit.service.batcher import ModelBroken
 from triagekit.service.settings import ServeSettings
@@ -34,12 +39,13 @@ class ServedRun:
         return result | {"fingerprints": self.fingerprints}
 
     def answer(self, identity: str | int | None, prediction: Prediction) -> dict[str, Any]:
-        """One ticket of an answer: what `triage predict --json` prints, with the id and the least sure label's share."""
+        """One ticket of an answer: what `triage predict --json` prints, with the id and the number that decides on `review`."""
         from triagekit.scoring.predictor import least_sure_label
 
         assert self.schema is not None
-        confidence = prediction.confidence
-        overall = least_sure_label(self.schema, confidence) if confidence else None
+        confidence, overall = prediction.confidence, prediction.chance
+        if overall is None and confidence:
+            overall = least_sure_label(self.schema, confidence)
         return {
             "id": identity,
             "record": prediction.record,
@@ -51,9 +57,11 @@ class ServedRun:
 
 
 def load_run(settings: ServeSettings, served: ServedRun) -> Callable[[Sequence[str]], list[Prediction]]:
-    """Load the run and fill in `served`; the function that predicts. Raises TriageError as Predictor.from_run does."""
+    """Load the run and fill in `served`; the function that predicts. Raises TriageError as Predictor.from_run and
+    read_calibration do."""
     from triagekit.scoring.predictor import Predictor
 
+    policy = _policy(settings)
     predictor = Predictor.from_run(
         settings.run,
         base=settings.base,
@@ -61,6 +69,7 @@ def load_run(settings: ServeSettings, served: ServedRun) -> Callable[[Sequence[s
         batch_size=settings.batch_size,
         precision=settings.precision,
         auto_threshold=settings.auto_threshold,
+        fields=settings.fields,
     )
     # What is computed once (the prefix's keys and values) should not wait for the first caller.
     predictor.predict([PROBE])
@@ -73,7 +82,23 @@ def load_run(settings: ServeSettings, served: ServedRun) -> Callable[[Sequence[s
         "template": str(card["template_fingerprint"]),
         "base": str(card["base_fingerprint"]),
     }
-    return lambda texts: predict_or_give_up(predictor, texts)
+
+    def predict(texts: Sequence[str]) -> list[Prediction]:
+        predictions = predict_or_give_up(predictor, texts)
+        return predictions if policy is None else policy.judge(predictions)[0]
+
+    return predict
+
+
+def _policy(settings: ServeSettings) -> ThresholdPolicy | None:
+    """The threshold on calibrated confidence, read before a model is loaded for nothing."""
+    if settings.auto_at is None:
+        return None
+    from triagekit.modeling.adapter_folder import read_card
+
+    adapter = adapter_folder(settings.run)
+    mode = DecodingMode.of(load_schema(adapter / "schema.yaml"), settings.precision, settings.fields)
+    return ThresholdPolicy(settings.auto_at, read_calibration(adapter, read_card(adapter), mode))
 
 
 def predict_or_give_up(predictor: Predictor, texts: Sequence[str]) -> list[Prediction]:

@@ -8,6 +8,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from triagekit.modeling.settings import ScoringPrecision
+from triagekit.scoring.settings import BOTH_THRESHOLDS
 from triagekit.settings import Settings
 
 
@@ -18,8 +19,17 @@ class ServeSettings(Settings):
     base: str | None = Field(default=None, description="another place of the same base model; its content is checked")
     device: str | None = Field(default=None, description="cpu or cuda; null: cuda where there is one")
     precision: ScoringPrecision = Field(default="auto", description="of the weights")
+    fields: list[str] | None = Field(
+        default=None, description="answer these fields only; [labels]: all but free text; null: all"
+    )
     auto_threshold: float | None = Field(
         default=None, ge=0, le=1, description="verdict review where a label is less sure than this"
+    )
+    auto_at: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="verdict review where the calibrated chance that all labels are right is less than this",
     )
 
     host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
@@ -42,6 +52,12 @@ class ServeSettings(Settings):
     )
     header_seconds: float = Field(default=10.0, gt=0, description="for a client to send a request's head")
     grace_seconds: float = Field(default=20.0, ge=0, description="for what is queued, once asked to stop")
+
+    @model_validator(mode="after")
+    def _one_threshold(self) -> Self:
+        if self.auto_at is not None and self.auto_threshold is not None:
+            raise ValueError(BOTH_THRESHOLDS)
+        return self
 
     @model_validator(mode="after")
     def _a_full_request_fits(self) -> Self:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from triagekit.cli.scoring_options import add_scoring_options
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
@@ -29,6 +31,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--auto-threshold", type=float, metavar="P", help="verdict review for labels less sure than this"
     )
+    parser.add_argument(
+        "--auto-at",
+        type=float,
+        metavar="P",
+        help="verdict review where the calibrated chance that all labels are right is less (`triage evaluate --calibrate`)",
+    )
+    add_scoring_options(parser)
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--json", action="store_true", help="log lines as JSON")
     parser.set_defaults(run=run)
@@ -42,6 +51,9 @@ _FROM_OPTIONS = (
     "base",
     "batch_size",
     "auto_threshold",
+    "auto_at",
+    "fields",
+    "precision",
     "device",
 )
 
