@@ -266,6 +266,9 @@ def test_the_threshold_is_on_calibrated_confidence(appended: Any, adapter: Path)
         settings_for(adapter, out, out, auto_at=0.9, auto_threshold=0.9)
     with pytest.raises(ValueError, match="leave constrained true"):
         settings_for(adapter, out, out, auto_at=0.9, constrained=False)
+    assert settings_for(adapter, out, out, summary=False).fields == ["labels"]
+    with pytest.raises(ValueError, match="leave one of them away"):
+        settings_for(adapter, out, out, summary=False, fields=["category"])
 
 
 def test_the_rows_stand_once_more_by_category_and_the_job_says_it_is_done(appended: Any) -> None:

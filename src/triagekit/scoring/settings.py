@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
 from triagekit.errors import TriageError
 from triagekit.modeling.settings import ScoringPrecision
+from triagekit.schema.subset import LABELS
 from triagekit.scoring.part_formats import OutputFormat
 from triagekit.settings import Settings
 
@@ -53,6 +55,7 @@ class ScoreSettings(Settings):
     fields: list[str] | None = Field(
         default=None, description="write these fields only; [labels]: all but free text; null: all (fixed)"
     )
+    summary: bool = Field(default=True, description="off: no free text, as `fields: [labels]` says too (fixed)")
     auto_threshold: float | None = Field(
         default=None, ge=0, le=1, description="verdict review where a label is less sure than this (fixed)"
     )
@@ -94,6 +97,13 @@ class ScoreSettings(Settings):
             )
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _labels_where_the_summary_is_off(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("summary") is False and given.get("fields") is None:
+            return {**given, "fields": [LABELS]}
+        return given
+
     @model_validator(mode="after")
     def _one_threshold(self) -> ScoreSettings:
         if self.auto_at is not None and self.auto_threshold is not None:
@@ -102,6 +112,10 @@ class ScoreSettings(Settings):
             raise ValueError("auto_at needs confidences, and unconstrained text has none: leave constrained true")
         if self.fields is not None and not self.constrained:
             raise ValueError("unconstrained text knows no fields: leave constrained true, or fields null")
+        if not self.summary and self.fields != [LABELS]:
+            raise ValueError(
+                f"summary off asks for all but free text, fields for {self.fields}: leave one of them away"
+            )
         if self.merged is False and self.precision == "int8":
             raise ValueError(
                 "int8 rounds the weights with the adapter in them: leave merged null, or take another precision"
