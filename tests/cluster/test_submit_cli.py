@@ -114,13 +114,21 @@ def test_evaluating_submits_one_job_for_all_runs(fake, capsys):
         "val",
         "--limit",
         "9",
+        "--fields",
+        "category,priority",
+        "--precision",
+        "int8",
+        "--calibrate",
         "--after",
         "4:5",
     ]
     assert main(words) == 0
     assert "Submitted job 50: runs/a/jobs/1-evaluate/job.sbatch, after afterok:4:5" in capsys.readouterr().out
     text = Path("runs/a/jobs/1-evaluate/job.sbatch").read_text()
-    assert "-m triagekit evaluate runs/a runs/b --split val --limit 9" in text
+    assert (
+        "-m triagekit evaluate runs/a runs/b --split val --limit 9 --fields category,priority --precision int8 --calibrate"
+        in text
+    )
     assert "--dependency=afterok:4:5" in fake.calls("sbatch")[0]
 
 

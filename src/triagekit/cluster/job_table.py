@@ -230,7 +230,7 @@ def _job_row(root: Path, owner: Path, job: JobFolder, card: Mapping[str, Any], j
         state: str = queued[1].state.lower()
         reason = queued[1].reason if queued[1].state == "PENDING" else None
     else:
-        measured = job.kind == "evaluate" and any(owner.glob("eval/*/metrics.json"))
+        measured = job.kind == "evaluate" and any(owner.glob("eval/**/metrics.json"))
         state, reason = (_ended(job_id) if queue.asked else None) or ("finished" if measured else "unknown"), None
     return JobRow(
         job=job_id,

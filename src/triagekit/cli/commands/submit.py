@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from triagekit.cli.scoring_options import add_runs
+from triagekit.cli.scoring_options import add_runs, add_scoring_options
 
 if TYPE_CHECKING:
     from triagekit.cluster.sites import SiteSettings
@@ -59,6 +59,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
             own.add_argument("--limit", type=int, metavar="N", help="only the first so many tickets of the split")
             own.add_argument("--free-sample", type=int, metavar="N", help="see triage evaluate")
             own.add_argument("--data", help="the processed data folder, where it is not at the place the run names")
+            own.add_argument("--calibrate", action="store_true", help="see triage evaluate")
+            add_scoring_options(own)
         else:
             own.add_argument("config", metavar="CONFIG", help="a YAML file, or the name of a shipped preset")
             own.add_argument("words", nargs="*", metavar="key=value", help="settings that replace those of CONFIG")
@@ -134,8 +136,16 @@ def _evaluate(options: argparse.Namespace, words: list[str], site: SiteSettings)
     from triagekit.cluster.submit_evaluate import submit_evaluate
 
     more = ["--split", options.split]
-    for name, value in (("limit", options.limit), ("free-sample", options.free_sample), ("data", options.data)):
+    fields = None if options.fields is None else ",".join(options.fields)
+    for name, value in (
+        ("limit", options.limit),
+        ("free-sample", options.free_sample),
+        ("data", options.data),
+        ("fields", fields),
+        ("precision", options.precision),
+    ):
         more += [] if value is None else [f"--{name}", str(value)]
+    more += ["--calibrate"] if options.calibrate else []
     job = submit_evaluate(
         [Path(word) for word in words], site, more, dependency=_dependency(options), dry_run=options.dry_run
     )
