@@ -10,7 +10,7 @@ With hidden states x of the small model, the large one's are (x, x):
   for the last: the tied embedding reads (x, x) too, and its weights are halved instead.
 - A head's dimensions double as well. Its rotations keep their frequencies: theta^(-2i/d) of pair i among d dimensions is that
   of pair 2i among 2d. Queries are multiplied by the square root of two, which the longer head's scale takes away.
-- New neurons and new layers write zeros: their output matrices begin there, and gradients reach them at once.
+- New neurons and new layers write zeros: their output matrices are zero, and gradients reach these at once.
 """
 
 from __future__ import annotations
