@@ -25,6 +25,9 @@ def packed(lora_run, tmp_path_factory):
     run = place / "lora-seed0"
     shutil.copytree(lora_run, run)
     evaluate_run(run, limit=4, free_sample=0)
+    evaluate_run(run, limit=4, free_sample=0, precision="int8", fields=["labels"])
+    for name in ("calibration.json", "calibration.int8+labels.json"):
+        (run / name).write_text("{}\n", encoding="utf-8")
     record = export_tarball(run, place / "out" / "run.tar.gz")
     unpacked = place / "elsewhere"
     unpacked.mkdir()
@@ -58,6 +61,7 @@ def test_nothing_but_what_is_needed_and_nothing_private(packed, tiny_model_folde
         "README.md",
     }
     assert names >= {"eval/test/metrics.json", "summary.json", "config.yaml", "SHA256SUMS"}
+    assert names >= {"eval/test/int8+labels/metrics.json", "calibration.json", "calibration.int8+labels.json"}
     assert not any("predictions" in name or "checkpoints" in name for name in names)
     assert holds_nothing_private(unpacked, run.parent, run.parent.parent, tiny_model_folder.parent) == []
 

@@ -102,7 +102,7 @@ def _gather(source: ExportSource, folder: Path, base: str) -> None:
         # predictions.parquet, which is left out, holds the tickets.
         metrics = read_metrics(path.parent)
         target = folder / path.relative_to(source.run.folder)
-        target.parent.mkdir(parents=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         write_json(target, {key: value for key, value in metrics.items() if key != "predictions_fingerprint"})
     settings = load_yaml(source.run.config).data
     write_text(folder / "config.yaml", yaml.safe_dump(public_settings(settings), sort_keys=False, allow_unicode=True))
