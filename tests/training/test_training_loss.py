@@ -153,8 +153,8 @@ def test_a_row_without_a_trained_token_is_named(segments, data, monkeypatch):
 
     own = segments.encode_example
 
-    def untrained(text, record, variant=0):
-        example = own(text, record, variant)
+    def untrained(text, *others):
+        example = own(text, *others)
         nothing = [False] * len(example.trained)
         return dataclasses.replace(example, trained=nothing) if text == data[4].text else example
 
