@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,19 @@ def test_some_fields_only(tiny_model_folder: Path, byte_tokenizer: Any) -> None:
     with pytest.raises(TriageError, match="Did you mean 'priority'") as unknown:
         select_fields(segments.schema, ["prioritty", "subcategory"])
     assert "depend on 'category'" in str(unknown.value)
+
+
+def test_labels_before_the_text_are_the_same_without_it(tiny_model_folder: Path, byte_tokenizer: Any) -> None:
+    whole = SCHEMAS["desk"]
+    text, *labels = whole.fields
+    segments = segments_for(byte_tokenizer, dataclasses.replace(whole, fields=(*labels, text)))
+    model = sharp_model(tiny_model_folder)
+    alone = RecordGrammar.compile(segments, select_fields(segments.schema, ["labels"]))
+    found = BatchedDecoder(model, segments, grammar=alone).decode(TICKETS)
+    for item, other in zip(found, BatchedDecoder(model, segments).decode(TICKETS), strict=True):
+        assert {**other.record, **item.record} == other.record
+        for field in labels:
+            assert item.confidence[field.name] == pytest.approx(other.confidence[field.name], abs=1e-5)
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
