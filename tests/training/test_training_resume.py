@@ -107,19 +107,22 @@ def test_many_kills_at_random_moments_change_nothing(settings_for, reference, se
     chance = random.Random(seed)
     changes = {
         "adapter": {"method": chance.choice(["lora", "hybrid", "full"])},
-        "epochs": 4,
+        "epochs": 8,
         "checkpoints": {"every_steps": chance.choice([1, 3]), "keep": 1},
         "sampling": {"strategy": "balanced", "field": "priority"},
         "class_weights": {"category": "balanced"},
         "log_every_steps": 1,
     }
     whole = reference(**changes)
+    told = whole.read(whole.summary)
+    # By the machine's own pace: a fixed time would be most of the run on a fast one.
+    step = told["seconds"] / told["steps"]
     settings = settings_for(**changes)
     run = RunFolder(f"{settings.output}/run")
     kills = 0
     for _ in range(60):
         enough = kill_at(run, len(metric_lines(run.folder)) + chance.randint(1, 5))
-        delay = chance.uniform(0.0, 0.15)
+        delay = chance.uniform(0.0, 2.0) * step
 
         def now(enough=enough, delay=delay):
             return enough() and (time.sleep(delay) or True)
