@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scoring"))
 from scoring_helpers import LABELS_SCHEMA, make_adapter
 
 from triagekit.cli.main import main
+from triagekit.scoring.confidence_map import ConfidenceMap, StoredCalibration, write_calibration
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +58,45 @@ def test_the_table_names_every_field(run_folder: Path, capsys: pytest.CaptureFix
 def test_a_threshold_that_nothing_reaches_asks_for_review(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", str(run_folder), "printer", "--auto-threshold", "1.0", "--json"]) == 0
     assert lines_of(capsys)[0]["verdict"] == "review"
+
+
+def test_a_calibrated_threshold_decides_by_the_chance_of_the_record(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", str(run_folder), "printer", "--json"]) == 0
+    plain = lines_of(capsys)[0]
+    names = ["only", "risk", "marks"]
+    assert plain["overall"] == min(plain["confidence"][name] for name in names)
+    assert main(["predict", str(run_folder), "printer", "--auto-at", "0.5"]) == 2
+    assert f"Make one: triage evaluate {run_folder} --calibrate" in capsys.readouterr().err
+
+    run = tmp_path / "lora-seed1"
+    shutil.copytree(run_folder, run)
+    card = json.loads((run / "adapter" / "triagekit.json").read_text(encoding="utf-8"))
+    maps, record = dict.fromkeys(names, ConfidenceMap(1.5, 0.5)), ConfidenceMap(1.0, 2.0)
+    fingerprints = card["fingerprint"], card["schema_fingerprint"], "data"
+    write_calibration(run, StoredCalibration(*fingerprints, "val", 80, maps, record))
+    chance = record(math.prod(plain["confidence"][name] for name in names))
+    for threshold, expected in ((chance - 0.01, "auto"), (chance + 0.01, "review")):
+        assert main(["predict", str(run), "printer", "--auto-at", str(threshold), "--json"]) == 0
+        found = lines_of(capsys)[0]
+        assert (found["verdict"], found["overall"]) == (expected, pytest.approx(chance, abs=1e-4))
+        assert found["confidence"]["risk"] == pytest.approx(maps["risk"](plain["confidence"]["risk"]), abs=1e-4)
+    assert main(["predict", str(run), "printer", "--auto-at", "0.5"]) == 0
+    assert f"{chance:.3f}" in next(line for line in capsys.readouterr().out.splitlines() if "all labels right" in line)
+
+
+def test_thresholds_that_mean_nothing_are_all_named(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--auto-at", "90", "--auto-threshold", "-1", "--free"]
+    assert main(["predict", str(run_folder), "printer", *words]) == 2
+    message = capsys.readouterr().err
+    for part in (
+        "--auto-at: 90 is no share",
+        "--auto-threshold: -1 is no share",
+        "give one of them",
+        "leave --free out",
+    ):
+        assert part in message
 
 
 def test_free_writing_is_parsed_and_kept(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

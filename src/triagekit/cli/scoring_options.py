@@ -1,4 +1,4 @@
-"""Options that `triage predict` and `triage score` share: what is written of a record, and in which numbers it is computed."""
+"""Options that commands which score share: what is written of a record, in which numbers, and who is to look at it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,20 @@ def add_scoring_options(parser: argparse.ArgumentParser) -> None:
         choices=get_args(ScoringPrecision),
         help="of the weights; int8 rounds weights and activations; nf4 keeps the base in 4 bits, for small "
         "cards (default: auto)",
+    )
+
+
+def add_thresholds(parser: argparse.ArgumentParser) -> None:
+    """`--auto-threshold` and `--auto-at`; None where they are not given."""
+    parser.add_argument(
+        "--auto-threshold", type=float, metavar="P", help="verdict review for labels less sure than this"
+    )
+    parser.add_argument(
+        "--auto-at",
+        type=float,
+        metavar="P",
+        help="verdict auto where the calibrated chance that all labels are right is P or more (needs `triage evaluate "
+        "RUN --calibrate`)",
     )
 
 

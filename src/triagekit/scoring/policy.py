@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from triagekit.schema.load import load_schema
+from triagekit.scoring.adapter_place import adapter_folder
+from triagekit.scoring.confidence_map import StoredCalibration, read_calibration
+from triagekit.scoring.decoding_mode import DecodingMode
+
 if TYPE_CHECKING:
-    from triagekit.scoring.confidence_map import StoredCalibration
     from triagekit.scoring.predictor import Prediction
 
 RECORD_CONFIDENCE = "confidence_record"
@@ -25,6 +30,20 @@ class ThresholdPolicy:
 
     auto_at: float
     calibration: StoredCalibration
+
+    @classmethod
+    def of_run(
+        cls, run: Path | str, auto_at: float, precision: str = "auto", fields: Sequence[str] | None = None
+    ) -> ThresholdPolicy:
+        """With the run's calibration for records decoded so. Reads no weights.
+
+        Raises TriageError as adapter_folder and read_calibration do, and ProblemsError for fields that cannot be scored.
+        """
+        from triagekit.modeling.adapter_folder import SCHEMA, read_card
+
+        adapter = adapter_folder(run)
+        mode = DecodingMode.of(load_schema(adapter / SCHEMA), precision, fields)
+        return cls(auto_at, read_calibration(adapter, read_card(adapter), mode))
 
     def judge(self, predictions: Sequence[Prediction]) -> tuple[list[Prediction], dict[str, list[float | None]]]:
         """The predictions with calibrated confidences and the verdict that follows, and columns beside them:

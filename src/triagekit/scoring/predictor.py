@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 INT8 = "int8"
 NF4 = "nf4"
+_CONFIDENCE_DIGITS = 6
 WHOLE_TICKET = ""
 """Field name of a problem that concerns the ticket as a whole."""
 
@@ -51,6 +52,20 @@ class Prediction:
             f"{problem.field}: {problem.message}" if problem.field else problem.message for problem in self.problems
         ]
         return "; ".join(lines) or None
+
+    def to_json(self, schema: Schema) -> dict[str, Any]:
+        """What commands and the service print. `overall` decides on `review`: `chance` where a calibration has told, else the
+        least sure label's confidence; None without confidences. `schema`: that of the record."""
+        overall = self.chance
+        if overall is None and self.confidence:
+            overall = least_sure_label(schema, self.confidence)
+        return {
+            "record": self.record,
+            "confidence": {name: round(share, _CONFIDENCE_DIGITS) for name, share in self.confidence.items()},
+            "overall": None if overall is None else round(overall, _CONFIDENCE_DIGITS),
+            "verdict": self.verdict,
+            "error": self.error,
+        }
 
 
 def failed_prediction(message: str, value: Any = None) -> Prediction:

@@ -13,8 +13,6 @@ from triagekit.files.remote import AnyPath, any_path, place_of
 from triagekit.schema.load import load_schema
 from triagekit.schema.subset import select_fields
 from triagekit.scoring.carried import check_carried
-from triagekit.scoring.confidence_map import read_calibration
-from triagekit.scoring.decoding_mode import DecodingMode
 from triagekit.scoring.earlier import earlier_job
 from triagekit.scoring.job_card import JOB_FILE, make_job_card, resolve_reading
 from triagekit.scoring.part_columns import check_column_names
@@ -87,7 +85,6 @@ def prepare_job(settings: ScoreSettings) -> PreparedJob:
     card = read_card(adapter)
     schema = load_schema(adapter / "schema.yaml")
     _check_asked_schema(settings, schema)
-    mode = DecodingMode.of(schema, settings.precision, settings.fields)
     if settings.fields is not None:
         schema = select_fields(schema, settings.fields)
     check_column_names(schema)
@@ -97,7 +94,7 @@ def prepare_job(settings: ScoreSettings) -> PreparedJob:
         check_target(settings.publish)
     policy = None
     if settings.auto_at is not None:
-        policy = ThresholdPolicy(settings.auto_at, read_calibration(adapter, card, mode))
+        policy = ThresholdPolicy.of_run(adapter, settings.auto_at, settings.precision, settings.fields)
     return PreparedJob(
         settings=settings,
         adapter=adapter,

@@ -7,10 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from triagekit.schema.load import load_schema
-from triagekit.scoring.adapter_place import adapter_folder
-from triagekit.scoring.confidence_map import read_calibration
-from triagekit.scoring.decoding_mode import DecodingMode
 from triagekit.scoring.policy import ThresholdPolicy
 from triagekit.scoring.process_memory import prepare_for_tickets
 from triagekit.service.batcher import ModelBroken
@@ -20,7 +16,6 @@ if TYPE_CHECKING:
     from triagekit.schema.schema import Schema
     from triagekit.scoring.predictor import Prediction, Predictor
 
-CONFIDENCE_DIGITS = 6
 PROBE = "The printer is dead."
 """A ticket that every model can answer."""
 
@@ -39,21 +34,9 @@ class ServedRun:
         return result | {"fingerprints": self.fingerprints}
 
     def answer(self, identity: str | int | None, prediction: Prediction) -> dict[str, Any]:
-        """One ticket of an answer: what `triage predict --json` prints, with the id and the number that decides on `review`."""
-        from triagekit.scoring.predictor import least_sure_label
-
+        """One ticket of an answer: what `triage predict --json` prints, with the id."""
         assert self.schema is not None
-        confidence, overall = prediction.confidence, prediction.chance
-        if overall is None and confidence:
-            overall = least_sure_label(self.schema, confidence)
-        return {
-            "id": identity,
-            "record": prediction.record,
-            "confidence": {name: round(share, CONFIDENCE_DIGITS) for name, share in confidence.items()},
-            "overall": None if overall is None else round(overall, CONFIDENCE_DIGITS),
-            "verdict": prediction.verdict,
-            "error": prediction.error,
-        }
+        return {"id": identity, **prediction.to_json(self.schema)}
 
 
 def load_run(settings: ServeSettings, served: ServedRun) -> Callable[[Sequence[str]], list[Prediction]]:
@@ -61,7 +44,9 @@ def load_run(settings: ServeSettings, served: ServedRun) -> Callable[[Sequence[s
     read_calibration do."""
     from triagekit.scoring.predictor import Predictor
 
-    policy = _policy(settings)
+    policy = None
+    if settings.auto_at is not None:  # read before a model is loaded for nothing
+        policy = ThresholdPolicy.of_run(settings.run, settings.auto_at, settings.precision, settings.fields)
     predictor = Predictor.from_run(
         settings.run,
         base=settings.base,
@@ -88,17 +73,6 @@ def load_run(settings: ServeSettings, served: ServedRun) -> Callable[[Sequence[s
         return predictions if policy is None else policy.judge(predictions)[0]
 
     return predict
-
-
-def _policy(settings: ServeSettings) -> ThresholdPolicy | None:
-    """The threshold on calibrated confidence, read before a model is loaded for nothing."""
-    if settings.auto_at is None:
-        return None
-    from triagekit.modeling.adapter_folder import read_card
-
-    adapter = adapter_folder(settings.run)
-    mode = DecodingMode.of(load_schema(adapter / "schema.yaml"), settings.precision, settings.fields)
-    return ThresholdPolicy(settings.auto_at, read_calibration(adapter, read_card(adapter), mode))
 
 
 def predict_or_give_up(predictor: Predictor, texts: Sequence[str]) -> list[Prediction]:

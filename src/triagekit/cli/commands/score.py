@@ -6,7 +6,7 @@ import argparse
 import sys
 from contextlib import redirect_stdout
 
-from triagekit.cli.scoring_options import add_scoring_options
+from triagekit.cli.scoring_options import add_scoring_options, add_thresholds
 from triagekit.errors import TriageError
 
 SIGNAL_EXIT = 128
@@ -48,16 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shard-rows", type=int, metavar="N", help="tickets a part holds")
     parser.add_argument("--batch-size", type=int, metavar="N", help="tickets decoded at once by one worker")
     parser.add_argument("--workers", type=int, metavar="N", help="worker processes (default: by GPUs and cores)")
-    parser.add_argument(
-        "--auto-threshold", type=float, metavar="P", help="verdict review for labels less sure than this"
-    )
-    parser.add_argument(
-        "--auto-at",
-        type=float,
-        metavar="P",
-        help="verdict auto where the calibrated chance that all labels are right is P or more (needs `triage evaluate "
-        "RUN --calibrate`)",
-    )
+    add_thresholds(parser)
     parser.add_argument("--format", dest="output_format", choices=["parquet", "jsonl", "csv"], help="of the parts")
     parser.add_argument(
         "--carry",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from triagekit.cli.scoring_options import add_scoring_options
+from triagekit.cli.scoring_options import add_scoring_options, add_thresholds
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,15 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--base", help="another place of the same base model; its content is checked")
     parser.add_argument("--batch-size", type=int, metavar="N", help="tickets decoded at once")
-    parser.add_argument(
-        "--auto-threshold", type=float, metavar="P", help="verdict review for labels less sure than this"
-    )
-    parser.add_argument(
-        "--auto-at",
-        type=float,
-        metavar="P",
-        help="verdict review where the calibrated chance that all labels are right is less (`triage evaluate --calibrate`)",
-    )
+    add_thresholds(parser)
     add_scoring_options(parser)
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--json", action="store_true", help="log lines as JSON")
