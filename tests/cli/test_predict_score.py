@@ -26,6 +26,7 @@ def run_folder(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("runs") / "lora-seed1"
     folder.mkdir()
     make_adapter(folder / "adapter", tiny_model_folder, LABELS_SCHEMA)
+    (folder / "config.yaml").write_text("seed: 1\n", encoding="utf-8")
     return folder
 
 
@@ -69,6 +70,11 @@ def test_a_calibrated_threshold_decides_by_the_chance_of_the_record(
     assert plain["overall"] == min(plain["confidence"][name] for name in names)
     assert main(["predict", str(run_folder), "printer", "--auto-at", "0.5"]) == 2
     assert f"Make one: triage evaluate {run_folder} --calibrate" in capsys.readouterr().err
+    alone = tmp_path / "copied"
+    shutil.copytree(run_folder / "adapter", alone)
+    assert main(["predict", str(alone), "printer", "--auto-at", "0.5", "--precision", "int8"]) == 2
+    advice = " ".join(capsys.readouterr().err.split())
+    assert "triage evaluate RUN --calibrate --precision int8), and copy RUN/calibration.int8.json into" in advice
 
     run = tmp_path / "lora-seed1"
     shutil.copytree(run_folder, run)

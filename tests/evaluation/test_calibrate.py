@@ -96,6 +96,7 @@ def test_a_calibration_that_is_not_this_adapters_is_refused(calibrated, tmp_path
     content = json.loads((run / "calibration.json").read_text())
     adapter = tmp_path / "run" / "adapter"
     adapter.mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").write_text("seed: 1\n")
     with pytest.raises(TriageError, match=r"has no calibration.*triage evaluate .*run --calibrate"):
         read_calibration(adapter, card)
     place = tmp_path / "run" / "calibration.json"

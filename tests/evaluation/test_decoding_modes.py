@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,8 +15,10 @@ from triagekit.errors import ProblemsError, TriageError
 from triagekit.evaluation.intervals import difference_intervals
 from triagekit.evaluation.mode_agreement import mode_agreement
 from triagekit.evaluation.table import PredictionTable
-from triagekit.scoring.confidence_map import read_calibration
+from triagekit.schema import EnumField, TextField
+from triagekit.scoring.confidence_map import ConfidenceMap, StoredCalibration, read_calibration, write_calibration
 from triagekit.scoring.decoding_mode import DecodingMode
+from triagekit.scoring.policy import ThresholdPolicy
 from triagekit.scoring.prepared import prepare_job
 from triagekit.scoring.settings import ScoreSettings
 
@@ -35,6 +39,20 @@ def test_names_of_modes():
     assert DecodingMode.of(SCHEMA, fields=SCHEMA.field_names) == DecodingMode()
     with pytest.raises(ProblemsError, match="does not have it"):
         DecodingMode.of(SCHEMA, fields=["categry"])
+
+
+def test_a_field_may_be_called_as_a_mode_is():
+    fields = (
+        TextField("summary"),
+        EnumField("labels", ("a", "b")),
+        EnumField("int8", ("c", "d")),
+        EnumField("team", ("e",)),
+    )
+    schema = dataclasses.replace(SCHEMA, fields=fields)
+    given = [None, ["labels"], ["labels", "int8", "team"], ["int8"], ["labels", "int8"]]
+    modes = [DecodingMode.of(schema, fields=names) for names in given] + [DecodingMode("int8")]
+    assert len({mode.name for mode in modes}) == len({mode.calibration_name for mode in modes}) == len(modes)
+    assert [mode.arguments for mode in modes[1:3]] == [" --fields labels", " --fields labels,int8,team"]
 
 
 def test_a_mode_of_many_fields_has_a_name_that_a_folder_can_have(monkeypatch):
@@ -123,7 +141,10 @@ def test_the_tables_say_which_mode_and_what_it_costs(evaluated, capsys):
     assert "on test as int8+labels (24 tickets, predictions reused)" in shown
     assert "same value as usual" in shown and "all label fields" in shown
     assert main([*words, "--limit", "7"]) == 0
-    assert f"triage evaluate {run} --split test, then" in " ".join(capsys.readouterr().out.split())
+    advice = f"triage evaluate {run} --split test --limit 7"
+    assert f"{advice}, then" in " ".join(capsys.readouterr().out.split())
+    assert main([*advice.split()[1:], "--free-sample", "0"]) == main([*words, "--limit", "7"]) == 0
+    assert "same value as usual" in " ".join(capsys.readouterr().out.split())
 
 
 def test_each_mode_has_a_calibration_of_its_own(evaluated, tmp_path):
@@ -150,3 +171,29 @@ def test_an_archive_is_judged_by_the_calibration_of_its_mode(evaluated, tmp_path
     assert job.policy is not None and job.policy.calibration.mode == "int8+labels"
     with pytest.raises(TriageError, match=r"no calibration for --fields category,priority"):
         prepare_job(ScoreSettings(**given, fields=["category", "priority"]))
+
+
+def test_an_adapter_beside_its_quantised_base_is_judged_as_such(evaluated, tmp_path):
+    run = tmp_path / "qlora-seed0"
+    shutil.copytree(evaluated[0], run)
+    path = run / "adapter" / "triagekit.json"
+    card = json.loads(path.read_text())
+    labels = [field.name for field in SCHEMA.label_fields]
+    maps = dict.fromkeys(labels, ConfidenceMap(1.0, 0.0))
+    for mode in ("", "nf4"):
+        fingerprints = card["fingerprint"], card["schema_fingerprint"], "data"
+        write_calibration(run, StoredCalibration(*fingerprints, "val", 80, maps, ConfidenceMap(1.0, 0.0), mode))
+    path.write_text(json.dumps({**card, "quantization": {"bits": 4, "type": "nf4"}}))
+    assert ThresholdPolicy.of_run(run, 0.5).calibration.mode == ""
+    assert ThresholdPolicy.of_run(run, 0.5, merged=False).calibration.mode == "nf4"
+    given = {"archive": str(tmp_path / "tickets.csv"), "out": str(tmp_path / "out"), "auto_at": 0.5, "run": str(run)}
+    job = prepare_job(ScoreSettings(**given, merged=False))
+    assert job.policy is not None and job.policy.calibration.mode == "nf4"
+    path.write_text(json.dumps({**card, "quantization": {"bits": 8, "type": "nf4"}}))
+    with pytest.raises(TriageError, match=r"beside a base in 8 bits .*merged=true"):
+        ThresholdPolicy.of_run(run, 0.5, merged=False)
+
+
+def test_free_text_alone_has_nothing_to_be_judged_by(evaluated):
+    with pytest.raises(TriageError, match="judges labels"):
+        ThresholdPolicy.of_run(evaluated[0], 0.5, fields=["summary"])

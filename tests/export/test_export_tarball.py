@@ -86,6 +86,18 @@ def test_unpacked_it_scores_as_the_run_does(packed, tiny_model_folder):
     assert json.loads((unpacked / "summary.json").read_text())["base"] == tiny_model_folder.name
 
 
+def test_measurements_of_another_adapter_are_not_packed(packed, tmp_path):
+    for place in ("eval/test", "eval/test/int8+labels"):
+        copy = tmp_path / place.replace("/", "-") / "lora-seed0"
+        shutil.copytree(packed[0], copy)
+        path = copy / place / "metrics.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "adapter_fingerprint": "0" * 16}))
+        with pytest.raises(
+            TriageError, match=f"{place}/metrics.json was measured on another adapter".replace("+", "[+]")
+        ):
+            export_tarball(copy, tmp_path / "x.tgz")
+
+
 def test_other_endings_and_folders_are_refused(lora_run, tmp_path):
     with pytest.raises(TriageError, match=r"ends in \.tar\.gz"):
         export_tarball(lora_run, tmp_path / "run.zip")

@@ -99,10 +99,16 @@ def test_a_rung_that_is_too_much_for_one_node_is_left_by_all(monkeypatch, tmp_pa
 
 
 def test_the_probe_takes_the_rungs_rows_and_two_steps():
-    wide = settings(batch={"effective": 32, "micro": 32, "eval": 64}, epochs=9, class_weights={"x": "balanced"})
+    wide = settings(
+        batch={"effective": 32, "micro": 32, "eval": 64},
+        epochs=9,
+        class_weights={"x": "balanced"},
+        labels_alone_share=0.3,
+    )
     rung = RUNGS[0].model_copy(
         update={"count": 2, "nodes": 2, "micro_batch": 4, "sharding": "ddp", "launcher": "2nodes_ddp"}
     )
     own = probe_settings(wide, rung)
     assert (own.batch.micro, own.batch.effective, own.max_steps) == (4, 8, 2)
     assert own.batch.eval == 8 and own.precision == "fp32" and own.class_weights == {}
+    assert own.labels_alone_share == 0, "the longest rows are those with their text"

@@ -65,7 +65,14 @@ LABELS_SCHEMA = Schema(
     ),
 )
 
-SCHEMAS = {schema.name: schema for schema in (TICKETS_SCHEMA, CORNERS_SCHEMA, LABELS_SCHEMA)}
+TEXT_SCHEMA = Schema(
+    name="text",
+    title="Text",
+    description="Free text alone, and little of it.",
+    fields=(TextField("summary", max_length=4),),
+)
+
+SCHEMAS = {schema.name: schema for schema in (TICKETS_SCHEMA, CORNERS_SCHEMA, LABELS_SCHEMA, TEXT_SCHEMA)}
 SCHEMAS |= {f"{name}, compact": schema.in_format("compact") for name, schema in SCHEMAS.items()}
 
 TICKETS = [

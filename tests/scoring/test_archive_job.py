@@ -266,7 +266,10 @@ def test_the_threshold_is_on_calibrated_confidence(appended: Any, adapter: Path)
         settings_for(adapter, out, out, auto_at=0.9, auto_threshold=0.9)
     with pytest.raises(ValueError, match="leave constrained true"):
         settings_for(adapter, out, out, auto_at=0.9, constrained=False)
-    assert settings_for(adapter, out, out, summary=False).fields == ["labels"]
+    for off in (False, "off", 0):
+        assert settings_for(adapter, out, out, summary=off).fields == ["labels"]
+    with pytest.raises(ValueError, match="leave constrained true, or fields null and summary on"):
+        settings_for(adapter, out, out, summary=False, constrained=False)
     with pytest.raises(ValueError, match="leave one of them away"):
         settings_for(adapter, out, out, summary=False, fields=["category"])
 

@@ -78,6 +78,7 @@ class RunningService:
             assert self.loading.wait(60)
             served.schema = SCHEMA
             served.fingerprints = {"adapter": "a" * 16, "schema": SCHEMA.fingerprint}
+            served.decoding = {"precision": "auto", "fields": None, "auto_at": None}
             return predictor
 
         settings = ServeSettings(**{"run": "runs/fake", "port": 0, "gather_milliseconds": 0, **options})

@@ -30,6 +30,7 @@ def run(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder = tmp_path_factory.mktemp("served") / "lora-seed1"
     folder.mkdir()
     make_adapter(folder / "adapter", tiny_model_folder, TICKETS_SCHEMA)
+    (folder / "config.yaml").write_text("seed: 1\n", encoding="utf-8")
     card = json.loads((folder / "adapter" / "triagekit.json").read_text(encoding="utf-8"))
     maps = dict.fromkeys(LABELS, ConfidenceMap(1.5, 0.5))
     stored = StoredCalibration(
@@ -47,6 +48,10 @@ def test_labels_alone_with_calibrated_verdicts(run: Path) -> None:
     settings = ServeSettings(run=str(run), device="cpu", fields=["labels"], auto_at=threshold)
     found = [served.answer(None, item) for item in load_run(settings, served)(TEXTS)]
     assert served.schema is not None and served.schema.field_names == LABELS
+    told = served.to_json()
+    assert told["decoding"] == {"precision": "auto", "fields": ["labels"], "auto_at": threshold}
+    # The schema that it was trained for, whatever is asked of it.
+    assert told["fingerprints"]["schema"] == TICKETS_SCHEMA.fingerprint
     assert [item["record"] for item in found] == [item.record for item in raw]
     assert [item["overall"] for item in found[:-1]] == pytest.approx(chances, abs=1e-4)
     for item, plain, chance in zip(found, raw, chances, strict=False):

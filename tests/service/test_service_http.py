@@ -38,6 +38,7 @@ def test_one_ticket_and_many_come_back_in_the_order_given(run_service) -> None:
         "run": "fake",
         "schema": "desk",
         "fingerprints": {"adapter": "a" * 16, "schema": SCHEMA.fingerprint},
+        "decoding": {"precision": "auto", "fields": None, "auto_at": None},
         "tickets": [
             {
                 "id": "T-1",

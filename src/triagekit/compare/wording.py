@@ -7,7 +7,7 @@ from typing import Any
 
 from triagekit.compare.markup import duration, percent, size, whole
 from triagekit.compare.methods import EXACT_MATCH
-from triagekit.evaluation.wording import Table, share_text
+from triagekit.evaluation.wording import Table, points_text, share_text
 
 
 def main_rows(result: Mapping[str, Any]) -> Table:
@@ -62,7 +62,7 @@ def difference_rows(result: Mapping[str, Any]) -> Table:
         [
             f"{test['first']} − {test['second']}",
             test["score"],
-            f"{100 * test['value']:+.1f} [{100 * test['low']:+.1f}, {100 * test['high']:+.1f}]",
+            points_text(test),
             f"{test['adjusted_p']:.3f}",
             test["sentence"],
         ]

@@ -86,7 +86,7 @@ def evaluate_run(
         "rows": len(rows),
         "base": base or card["base"],
     }
-    key = {**usual_key, "mode": mode.name} if mode.name else usual_key
+    key = {**usual_key, "mode": mode.name, "fields": mode.fields} if mode.name else usual_key
     stored = None if fresh else _stored(target, key)
     earlier = stored[1] if stored else {}
     predictor: Predictor | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -157,13 +158,16 @@ def _metrics_section(source: ExportSource, library: str) -> str:
 
 def _metrics(source: ExportSource, split: str) -> dict[str, Any] | None:
     folder = source.run.evaluation(split)
-    if not (folder / METRICS).is_file():
-        return None
+    return measured(source, folder) if (folder / METRICS).is_file() else None
+
+
+def measured(source: ExportSource, folder: Path) -> dict[str, Any]:
+    """The metrics in an evaluation folder of the run. Raises TriageError where they are of another adapter, or damaged."""
     metrics = read_metrics(folder)
     if metrics.get("adapter_fingerprint") != source.card["fingerprint"]:
         raise TriageError(
-            f"{folder / METRICS} was measured on another adapter than this run's. Run: triage evaluate {source.run.folder} "
-            f"--split {split}"
+            f"{folder / METRICS} was measured on another adapter than this run's. Measure it again (triage evaluate "
+            f"{source.run.folder} --split {metrics.get('split')}, as the folder's name says), or remove that folder."
         )
     return metrics
 

@@ -63,6 +63,7 @@ def probe_settings(settings: TrainSettings, rung: Rung) -> TrainSettings:
     own = applied.model_dump(mode="json")
     own["batch"]["effective"] = applied.batch.micro * max(1, rung.count)
     own |= {"name": "probe", "max_steps": 2, "max_train_rows": None, "class_weights": {}}
+    own["labels_alone_share"] = 0.0  # the longest rows are those with their text
     own["sampling"] = {}
     own["evaluation"] |= {"every_share": 1.0, "early_stopping": None, "max_rows": None}
     return TrainSettings.model_validate(own)

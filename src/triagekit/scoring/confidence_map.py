@@ -97,7 +97,13 @@ def read_calibration(adapter: Path, card: Mapping[str, Any], mode: DecodingMode 
     places = [folder / name for folder in (adapter, adapter.resolve().parent)]
     path = next((place for place in places if place.is_file()), None)
     run = adapter.parent if adapter.name == "adapter" else adapter
-    advice = f"Make one: triage evaluate {run} --calibrate{mode.arguments}"
+    if (run / "config.yaml").is_file():
+        advice = f"Make one: triage evaluate {run} --calibrate{mode.arguments}"
+    else:
+        advice = (
+            f"Make one where the run lies that it was trained in (triage evaluate RUN --calibrate{mode.arguments}), and copy "
+            f"RUN/{name} into {adapter}"
+        )
     if path is None:
         asked = f" for{mode.arguments}" if mode.calibration_name else ""
         raise TriageError(

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from triagekit.files.fingerprint import fingerprint_json
+from triagekit.modeling.settings import ScoringPrecision
 from triagekit.schema.schema import Schema
 from triagekit.schema.subset import LABELS, select_fields
 
+NF4 = "nf4"
 _AUTO = "auto"
 _FLOATS = ("fp32", "fp16", "bf16")
 _LONGEST_NAME = 64
@@ -24,7 +27,7 @@ class DecodingMode:
     precision: str = _AUTO
     fields: tuple[str, ...] | None = None
     fields_name: str = ""
-    """`labels`, or the fields joined by `+`; empty for all of them."""
+    """`labels` (where no field is called so), or the fields joined by `+`; empty for all of them."""
 
     @classmethod
     def of(cls, schema: Schema, precision: str = _AUTO, fields: Sequence[str] | None = None) -> DecodingMode:
@@ -35,8 +38,8 @@ class DecodingMode:
         if tuple(kept) == tuple(schema.field_names):
             return cls(precision)
         labels = tuple(field.name for field in schema.label_fields)
-        name = LABELS if tuple(kept) == labels else "+".join(kept)
-        if len(name) > _LONGEST_NAME:
+        name = LABELS if tuple(kept) == labels and LABELS not in schema.field_names else "+".join(kept)
+        if len(name) > _LONGEST_NAME or name in get_args(ScoringPrecision):
             name = f"{len(kept)}-fields-{fingerprint_json(list(kept))}"
         return cls(precision, tuple(kept), name)
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from triagekit.errors import TriageError
 from triagekit.schema.load import load_schema
 from triagekit.scoring.adapter_place import adapter_folder
 from triagekit.scoring.confidence_map import StoredCalibration, read_calibration
-from triagekit.scoring.decoding_mode import DecodingMode
+from triagekit.scoring.decoding_mode import NF4, DecodingMode
 
 if TYPE_CHECKING:
     from triagekit.scoring.predictor import Prediction
@@ -33,17 +34,28 @@ class ThresholdPolicy:
 
     @classmethod
     def of_run(
-        cls, run: Path | str, auto_at: float, precision: str = "auto", fields: Sequence[str] | None = None
+        cls,
+        run: Path | str,
+        auto_at: float,
+        precision: str = "auto",
+        fields: Sequence[str] | None = None,
+        merged: bool = True,
     ) -> ThresholdPolicy:
-        """With the run's calibration for records decoded so. Reads no weights.
+        """With the run's calibration for records decoded so, `merged` as Predictor.from_run takes it. Reads no weights.
 
-        Raises TriageError as adapter_folder and read_calibration do, and ProblemsError for fields that cannot be scored.
+        Raises TriageError as adapter_folder and read_calibration do, where there is no label to be judged, and where records of
+        such a decoding are never calibrated; ProblemsError for fields that cannot be scored.
         """
         from triagekit.modeling.adapter_folder import SCHEMA, read_card
 
         adapter = adapter_folder(run)
-        mode = DecodingMode.of(load_schema(adapter / SCHEMA), precision, fields)
-        return cls(auto_at, read_calibration(adapter, read_card(adapter), mode))
+        card, schema = read_card(adapter), load_schema(adapter / SCHEMA)
+        if not merged and card.get("quantization"):
+            precision = _beside_a_quantized_base(adapter, card["quantization"], precision)
+        mode = DecodingMode.of(schema, precision, fields)
+        if not any(field.name in (mode.fields or schema.field_names) for field in schema.label_fields):
+            raise TriageError("auto_at judges labels, and the fields asked for are free text alone: leave it out.")
+        return cls(auto_at, read_calibration(adapter, card, mode))
 
     def judge(self, predictions: Sequence[Prediction]) -> tuple[list[Prediction], dict[str, list[float | None]]]:
         """The predictions with calibrated confidences and the verdict that follows, and columns beside them:
@@ -67,6 +79,16 @@ class ThresholdPolicy:
                 )
             )
         return judged, beside
+
+
+def _beside_a_quantized_base(adapter: Path, quantization: Mapping[str, Any], precision: str) -> str:
+    """The precision under which `triage evaluate` decodes as an adapter does that stays beside the base it was trained on."""
+    if quantization.get("bits") == 4 and quantization.get("type") == "nf4":
+        return NF4
+    raise TriageError(
+        f"{adapter} was trained beside a base in {quantization.get('bits')} bits ({quantization.get('type')}), and records "
+        "of such a base are not calibrated. Fold the adapter into its plain base (merged=true), or leave auto_at out."
+    )
 
 
 def calibrated_columns(label_fields: Sequence[str]) -> list[str]:

@@ -17,13 +17,13 @@ from triagekit.schema.parse import parse_record
 from triagekit.schema.subset import select_fields
 from triagekit.schema.validate import FieldProblem, Verdict, validate_record, verdict
 from triagekit.scoring.adapter_place import adapter_folder
+from triagekit.scoring.decoding_mode import NF4
 
 if TYPE_CHECKING:
     from triagekit.modeling.adapter_folder import LoadedAdapter
     from triagekit.schema.schema import Schema
 
 INT8 = "int8"
-NF4 = "nf4"
 _CONFIDENCE_DIGITS = 6
 WHOLE_TICKET = ""
 """Field name of a problem that concerns the ticket as a whole."""

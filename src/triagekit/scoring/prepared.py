@@ -94,7 +94,9 @@ def prepare_job(settings: ScoreSettings) -> PreparedJob:
         check_target(settings.publish)
     policy = None
     if settings.auto_at is not None:
-        policy = ThresholdPolicy.of_run(adapter, settings.auto_at, settings.precision, settings.fields)
+        policy = ThresholdPolicy.of_run(
+            adapter, settings.auto_at, settings.precision, settings.fields, merged=settings.merged is not False
+        )
     return PreparedJob(
         settings=settings,
         adapter=adapter,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from triagekit.errors import TriageError
 from triagekit.modeling.settings import ScoringPrecision
@@ -100,7 +100,7 @@ class ScoreSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _labels_where_the_summary_is_off(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("summary") is False and given.get("fields") is None:
+        if isinstance(given, dict) and given.get("fields") is None and _is_off(given.get("summary")):
             return {**given, "fields": [LABELS]}
         return given
 
@@ -111,7 +111,9 @@ class ScoreSettings(Settings):
         if self.auto_at is not None and not self.constrained:
             raise ValueError("auto_at needs confidences, and unconstrained text has none: leave constrained true")
         if self.fields is not None and not self.constrained:
-            raise ValueError("unconstrained text knows no fields: leave constrained true, or fields null")
+            raise ValueError(
+                "unconstrained text knows no fields: leave constrained true, or fields null and summary on"
+            )
         if not self.summary and self.fields != [LABELS]:
             raise ValueError(
                 f"summary off asks for all but free text, fields for {self.fields}: leave one of them away"
@@ -121,6 +123,14 @@ class ScoreSettings(Settings):
                 "int8 rounds the weights with the adapter in them: leave merged null, or take another precision"
             )
         return self
+
+
+def _is_off(summary: Any) -> bool:
+    """Whether the value will be read as False; what is no truth value at all is told later, with all other mistakes."""
+    try:
+        return not TypeAdapter(bool).validate_python(True if summary is None else summary)
+    except ValidationError:
+        return False
 
 
 def for_runs(settings: ScoreSettings, runs: Sequence[str]) -> list[ScoreSettings]:

@@ -27,11 +27,13 @@ class ServedRun:
     name: str
     schema: Schema | None = None
     fingerprints: dict[str, str] | None = None
+    decoding: dict[str, Any] | None = None
+    """What was asked of the decoder: `precision`, `fields` (None: all), `auto_at`."""
 
     def to_json(self) -> dict[str, Any]:
-        """Run, schema and fingerprints, as `/health` shows them."""
+        """Run, schema, fingerprints and how records are decoded, as `/health` shows them."""
         result: dict[str, Any] = {"run": self.name, "schema": self.schema.name if self.schema else None}
-        return result | {"fingerprints": self.fingerprints}
+        return result | {"fingerprints": self.fingerprints, "decoding": self.decoding}
 
     def answer(self, identity: str | int | None, prediction: Prediction) -> dict[str, Any]:
         """One ticket of an answer: what `triage predict --json` prints, with the id."""
@@ -63,10 +65,11 @@ def load_run(settings: ServeSettings, served: ServedRun) -> Callable[[Sequence[s
     served.schema = predictor.schema
     served.fingerprints = {
         "adapter": str(card["fingerprint"]),
-        "schema": predictor.schema.fingerprint,
+        "schema": str(card["schema_fingerprint"]),
         "template": str(card["template_fingerprint"]),
         "base": str(card["base_fingerprint"]),
     }
+    served.decoding = {"precision": settings.precision, "fields": settings.fields, "auto_at": settings.auto_at}
 
     def predict(texts: Sequence[str]) -> list[Prediction]:
         predictions = predict_or_give_up(predictor, texts)

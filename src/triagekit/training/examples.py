@@ -89,7 +89,19 @@ def fields_written(schema: Schema, count: int, labels_alone_share: float, seed: 
     """
     if labels_alone_share == 0:
         return [None] * count
-    labels = select_fields(schema, [field.name for field in schema.label_fields]).field_names
+    if not schema.label_fields:
+        raise TriageError(
+            f"labels_alone_share is {labels_alone_share:g}, but schema '{schema.name}' has no labels. Set it to 0."
+        )
+    try:
+        labels = select_fields(schema, [field.name for field in schema.label_fields]).field_names
+    except ProblemsError as error:
+        reasons = "; ".join(problem.message for problem in error.problems)
+        raise TriageError(
+            f"labels_alone_share is {labels_alone_share:g}, but records of schema '{schema.name}' cannot be written without "
+            f"their free text: {reasons} Put the free text last in the schema, take "
+            "prompt.record_format=json, or set the share to 0."
+        ) from None
     if labels == schema.field_names:
         raise TriageError(
             f"labels_alone_share is {labels_alone_share:g}, but schema '{schema.name}' has no free text to leave out. "

@@ -85,6 +85,8 @@ def conditions(settings: TrainSettings, plan: dict[str, Any]) -> dict[str, Any]:
         "sampling": settings.sampling.model_dump(mode="json"),
         "class_weights": settings.class_weights,
         "loss": settings.loss.model_dump(mode="json"),
+        # Where it is 0, runs keep the fingerprint that they had before there was such a share.
+        **({"labels_alone_share": settings.labels_alone_share} if settings.labels_alone_share else {}),
     }
 
 

@@ -24,6 +24,9 @@ Status = Literal["running", "finished", "stopped", "preempted"]
 # it another run.
 PLACE_KEYS = ("name", "output", "hardware", "report_to")
 
+_ADDED_LATER: dict[str, Any] = {"labels_alone_share": 0.0}
+"""Settings that came after the first runs were made, as they were for a run whose config.yaml does not name them."""
+
 
 @dataclass(frozen=True)
 class RunSummary:
@@ -154,11 +157,11 @@ class RunFolder:
             )
 
     def settings(self) -> dict[str, Any]:
-        """config.yaml as plain data."""
+        """config.yaml as plain data, with the settings that came after it was written."""
         data = load_yaml(self.config).data
         if not isinstance(data, dict):
             raise TriageError(f"{self.config} is damaged: it holds no settings.")
-        return data
+        return {**_ADDED_LATER, **data}
 
     def read(self, path: Path) -> dict[str, Any]:
         """One of this run's JSON files; {} when it is not there (yet)."""

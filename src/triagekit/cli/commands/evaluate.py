@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -86,14 +87,22 @@ def run(options: argparse.Namespace) -> int:
                 **mode,
             )
         if not options.json:
-            print_metrics(str(folder), results[str(folder)])
+            print_metrics(str(folder), results[str(folder)], _usual(options, folder))
     if options.json:
         print_json(results)
     return 0
 
 
-def print_metrics(name: str, metrics: dict[str, Any]) -> None:
-    """One set of metrics as tables."""
+def _usual(options: argparse.Namespace, folder: Path) -> str:
+    """The command that decodes the same tickets in the usual way."""
+    given = {"--limit": options.limit, "--base": options.base, "--data": options.data}
+    words = ["triage", "evaluate", str(folder), "--split", options.split]
+    words += [str(word) for name, value in given.items() if value is not None for word in (name, value)]
+    return shlex.join(words)
+
+
+def print_metrics(name: str, metrics: dict[str, Any], usual: str = "") -> None:
+    """One set of metrics as tables. `usual`: the command that measures the usual records of the same tickets."""
     from triagekit.evaluation.wording import (
         abstention_rows,
         calibrated_rows,
@@ -121,8 +130,7 @@ def print_metrics(name: str, metrics: dict[str, Any]) -> None:
             print_table(heading, *table)
     if mode and metrics["beside_usual"] is None:
         print(
-            f"What this mode costs is told beside the usual records of the same tickets: triage evaluate {name} --split "
-            f"{metrics['split']}, then this command again."
+            f"What this mode costs is told beside the usual records of the same tickets: {usual}, then this command again."
         )
 
 

@@ -75,9 +75,9 @@ def _check_thresholds(options: argparse.Namespace) -> None:
     """Raises ProblemsError for what no threshold can mean."""
     given = {"--auto-threshold": options.auto_threshold, "--auto-at": options.auto_at}
     problems = [
-        Problem(name, f"{value:g} is no share: give a number from 0 to 1, such as 0.9")
+        Problem(name, f"{value:g} is no share: give a number above 0, at most 1, such as 0.9")
         for name, value in given.items()
-        if value is not None and not 0 <= value <= 1
+        if value is not None and not 0 < value <= 1
     ]
     if None not in given.values():
         problems.append(Problem("--auto-at", "decides the same as --auto-threshold: give one of them"))
