@@ -133,13 +133,19 @@ def test_what_a_mode_costs(evaluated):
         mode_agreement(SCHEMA, table, usual.take(range(3)))
 
 
-def test_the_tables_say_which_mode_and_what_it_costs(evaluated, capsys):
-    run, _ = evaluated
+def test_the_tables_say_which_mode_and_what_it_costs(evaluated, tmp_path, capsys):
+    run = shutil.copytree(evaluated[0], tmp_path / evaluated[0].name)
     words = ["evaluate", str(run), "--precision", "int8", "--fields", "labels"]
     assert main(words) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "on test as int8+labels (24 tickets, predictions reused)" in shown
     assert "same value as usual" in shown and "all label fields" in shown
+    # A few of those measured before, beside the usual records of the same few.
+    assert main([*words, "--limit", "7"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "(7 tickets, the first of those measured before, which stay)" in shown
+    assert "same value as usual" in shown
+    shutil.rmtree(run / "eval")
     assert main([*words, "--limit", "7"]) == 0
     advice = f"triage evaluate {run} --split test --limit 7"
     assert f"{advice}, then" in " ".join(capsys.readouterr().out.split())

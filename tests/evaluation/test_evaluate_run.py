@@ -28,7 +28,9 @@ def finished(tmp_path_factory, data, tiny_model_folder):
 def test_what_is_written(finished, data):
     run, metrics = finished
     on_disk = json.loads((run / "eval" / "test" / "metrics.json").read_text())
-    assert on_disk == {key: value for key, value in metrics.items() if key != "reused"}
+    assert on_disk == _without_told(metrics)
+    assert metrics["written"]
+    assert not metrics["reused"]
     assert metrics["rows"] == 12
     assert metrics["rows_in_split"] == 40
     assert metrics["valid"]["value"] == 1.0  # by construction, even from random weights
@@ -64,12 +66,36 @@ def test_reuse_and_when_not(finished, tmp_path, monkeypatch):
     monkeypatch.setattr("triagekit.evaluation.evaluate._predictor", refuse)
     again = evaluate_run(run, limit=12, free_sample=3)
     assert again["reused"]
-    assert {key: value for key, value in again.items() if key != "reused"} == {
-        key: value for key, value in finished[1].items() if key != "reused"
-    }
-    for options in ({"limit": 11, "free_sample": 3}, {"limit": 12, "free_sample": 2}, {"limit": 12, "fresh": True}):
+    assert _without_told(again) == _without_told(finished[1])
+    for options in ({"limit": 13}, {"limit": 11, "free_sample": 3}, {"limit": 12, "free_sample": 2}, {"fresh": True}):
         with pytest.raises(AssertionError, match="decoded again"):
-            evaluate_run(run, **options)
+            evaluate_run(run, **{"limit": 12, "free_sample": 0, **options})
+
+
+def test_a_look_at_a_few_leaves_the_measurement_of_more(finished, tmp_path):
+    run = shutil.copytree(finished[0], tmp_path / "lora-seed0")
+    files = [run / "eval" / "test" / name for name in ("predictions.parquet", "metrics.json")]
+    before = [path.read_bytes() for path in files]
+    alone = shutil.copytree(finished[0], tmp_path / "alone")
+    shutil.rmtree(alone / "eval")
+    expected = evaluate_run(alone, limit=5, free_sample=2)
+    few = evaluate_run(run, limit=5, free_sample=2)
+    assert few["reused"]
+    assert not few["written"]
+    # Of five tickets in all, the free sample too, as if no more had been measured.
+    beside = {"run", "decoding", "predictions_fingerprint"}
+    assert {key: few[key] for key in _without_told(few) if key not in beside} == {
+        key: expected[key] for key in _without_told(expected) if key not in beside
+    }
+    assert [path.read_bytes() for path in files] == before
+    mode = evaluate_run(run, limit=5, free_sample=0, fields=["labels"])
+    assert mode["written"]
+    assert list(mode["beside_usual"]["fields"]) == [field.name for field in SCHEMA.label_fields]
+
+
+def _without_told(metrics):
+    """What stands in the file: all but what only the caller is told."""
+    return {key: value for key, value in metrics.items() if key not in ("reused", "written")}
 
 
 def test_a_kill_between_the_two_files_is_seen(finished, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import json
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,16 @@ FREE_SAMPLE = 200
 _BLOCK = 256
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """Predictions on disk for the tickets asked for, which may be the first of more."""
+
+    table: PredictionTable
+    metrics: dict[str, Any]
+    """{} where they are those of more tickets, or a kill came between the two files."""
+    is_part: bool
+
+
 def evaluate_run(
     run: Path,
     split: str = "test",
@@ -58,7 +69,9 @@ def evaluate_run(
     which gives the share of valid records before the constraint (None: an earlier figure stays, none is made). `data`
     replaces the data folder named by the run, for a run that was moved; it must have the fingerprint that the run was
     trained on.
-    Predictions of the same adapter on the same tickets are reused unless `fresh`; so is a free sample of that size.
+    Predictions of the same adapter on the same tickets are reused unless `fresh`; so is a free sample of that size. Where
+    those on disk are of more tickets than `limit`, theirs are taken from them and nothing is written (`written` of what is
+    returned), so that a look at a few does not cost the measurement of all.
     Raises TriageError for an unfinished run, an unknown split, an empty split, data that has changed, or fields that cannot be
     scored by themselves.
     """
@@ -88,10 +101,10 @@ def evaluate_run(
     }
     key = {**usual_key, "mode": mode.name, "fields": mode.fields} if mode.name else usual_key
     stored = None if fresh else _stored(target, key)
-    earlier = stored[1] if stored else {}
+    earlier = stored.metrics if stored else {}
     predictor: Predictor | None = None
     if stored:
-        table, decoding = stored[0], earlier.get("decoding")
+        table, decoding = stored.table, earlier.get("decoding")
     else:
         predictor = _predictor(folder, base, device, mode)
         table, decoding = _decode(predictor, schema, rows, progress or SilentProgress())
@@ -104,7 +117,7 @@ def evaluate_run(
     elif free is None or free.get("rows") != wanted:
         predictor = predictor or _predictor(folder, base, device, mode)
         free = _free_validity(predictor, dataset.schema, rows, wanted, seed, progress or SilentProgress())
-    metrics = {
+    metrics: dict[str, Any] = {
         "kind": "run",
         "run": folder.name,
         "split": split,
@@ -116,11 +129,13 @@ def evaluate_run(
         "data_fingerprint": dataset.fingerprint,
         "adapter_fingerprint": card["fingerprint"],
         "rows_in_split": len(dataset.rows(split)),
-        "predictions_fingerprint": fingerprint_file(target / PREDICTIONS),
         "decoding": decoding,
     }
-    write_json(target / METRICS, metrics)
-    return {**metrics, "reused": stored is not None}
+    written = not (stored and stored.is_part)
+    if written:
+        metrics["predictions_fingerprint"] = fingerprint_file(target / PREDICTIONS)
+        write_json(target / METRICS, metrics)
+    return {**metrics, "reused": stored is not None, "written": written}
 
 
 def data_folder(folder: RunFolder, data: Path | None = None) -> Path:
@@ -159,8 +174,8 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     return metrics
 
 
-def _stored(target: Path, key: dict[str, Any]) -> tuple[PredictionTable, dict[str, Any]] | None:
-    """Predictions on disk that answer `key`, with their metrics ({} where a kill came between the two files)."""
+def _stored(target: Path, key: dict[str, Any]) -> _Stored | None:
+    """Predictions on disk that answer `key`, or the first of those that answer it for more tickets."""
     path = target / PREDICTIONS
     if not path.is_file():
         return None
@@ -168,19 +183,22 @@ def _stored(target: Path, key: dict[str, Any]) -> tuple[PredictionTable, dict[st
         table, found = PredictionTable.read(path)
     except TriageError:
         return None
-    if fingerprint_json(found) != fingerprint_json(key):
+    rows = key["rows"]
+    if len(table) < rows or fingerprint_json({**found, "rows": rows}) != fingerprint_json(key):
         return None
+    if len(table) > rows:
+        return _Stored(table.take(range(rows)), {}, is_part=True)
     try:
-        return table, read_metrics(target)
+        return _Stored(table, read_metrics(target), is_part=False)
     except TriageError:
-        return table, {}
+        return _Stored(table, {}, is_part=False)
 
 
 def _beside_usual(
     schema: Schema, table: PredictionTable, usual: Path, key: dict[str, Any], seed: int
 ) -> dict[str, Any] | None:
     stored = _stored(usual, key)
-    return mode_agreement(schema, table, stored[0], seed) if stored else None
+    return mode_agreement(schema, table, stored.table, seed) if stored else None
 
 
 def _predictor(folder: RunFolder, base: str | None, device: str | None, mode: DecodingMode) -> Predictor:

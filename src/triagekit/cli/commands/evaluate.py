@@ -30,7 +30,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folders, e.g. runs/lora-seed1")
     parser.add_argument("--split", default="test", help="train, val or test (default: test)")
-    parser.add_argument("--limit", type=positive, help="only the first so many tickets of the split")
+    parser.add_argument(
+        "--limit", type=positive, help="only the first so many tickets of the split; a measurement of more stays"
+    )
     parser.add_argument(
         "--free-sample",
         type=whole_number,
@@ -113,6 +115,8 @@ def print_metrics(name: str, metrics: dict[str, Any], usual: str = "") -> None:
     )
 
     reused = ", predictions reused" if metrics.get("reused") else ""
+    if not metrics.get("written", True):
+        reused = ", the first of those measured before, which stay"
     mode = f" as {metrics['mode']}" if metrics.get("mode") else ""
     print_table(f"{name} on {metrics['split']}{mode} ({metrics['rows']:,} tickets{reused})", *overall_rows(metrics))
     print_table("", *field_rows(metrics))
