@@ -99,8 +99,8 @@ def test_thresholds_that_mean_nothing_are_all_named(run_folder: Path, capsys: py
     for part in (
         "--auto-at: 90 is no share",
         "--auto-threshold: -1 is no share",
-        "give one of them",
-        "leave --free out",
+        "Give one of them",
+        "Leave --free out",
     ):
         assert part in message
 

@@ -118,7 +118,7 @@ class _TableBuilder:
         def tensor(values: Sequence[int] | np.ndarray, kind: torch.dtype = torch.long) -> torch.Tensor:
             return torch.as_tensor(np.asarray(values), dtype=kind).to(device)
 
-        def of_spans(values: Sequence[int] | np.ndarray) -> torch.Tensor:
+        def never_empty(values: Sequence[int] | np.ndarray) -> torch.Tensor:
             # A schema of free text alone may have none; where none is taken, one is still looked at.
             return tensor(values if len(values) else [0])
 
@@ -126,12 +126,12 @@ class _TableBuilder:
         return GrammarTables(
             start_tokens=tensor(grammar.start_ids),
             start_place=self._place(grammar.start_target),
-            span_start=of_spans(np.cumsum(lengths) - lengths),
-            span_length=of_spans(lengths),
-            span_next=of_spans([following for _, _, following, _, _ in self.spans]),
-            span_field=of_spans([max(field, 0) for _, _, _, field, _ in self.spans]),
-            span_value=of_spans([value for *_, value in self.spans]),
-            span_token=of_spans([token for _, emitted, *_ in self.spans for token in emitted]),
+            span_start=never_empty(np.cumsum(lengths) - lengths),
+            span_length=never_empty(lengths),
+            span_next=never_empty([following for _, _, following, _, _ in self.spans]),
+            span_field=never_empty([max(field, 0) for _, _, _, field, _ in self.spans]),
+            span_value=never_empty([value for *_, value in self.spans]),
+            span_token=never_empty([token for _, emitted, *_ in self.spans for token in emitted]),
             longest_span=max([int(lengths.max(initial=1)), len(grammar.start_ids)]),
             place_span=tensor(place_span),
             place_text=tensor(np.concatenate([grammar.node_text, np.full(places - self.nodes, -1)])),
@@ -139,13 +139,13 @@ class _TableBuilder:
             place_field=tensor(np.concatenate([grammar.node_field, np.full(places - self.nodes, -1)])),
             edge_start=tensor(edge_start),
             edge_count=tensor(edge_count),
-            edge_column=of_spans(edge_column),
-            edge_last_tag=of_spans(last_tag),
-            edge_room=of_spans(grammar.edge_room[edges_of_spans]),
+            edge_column=never_empty(edge_column),
+            edge_last_tag=never_empty(last_tag),
+            edge_room=never_empty(grammar.edge_room[edges_of_spans]),
             widest=int(edge_count.max(initial=1)),
             conditional=tensor(conditional, torch.bool),
             widest_conditional=int(edge_count[conditional].max(initial=0)),
-            listed_tokens=of_spans(listed),
+            listed_tokens=never_empty(listed),
             jump_target=tensor(self._jump_table()),
             jump_field=tensor(grammar.jump_field),
             text_field=tensor([span.field for span in grammar.texts]),

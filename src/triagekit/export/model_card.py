@@ -158,16 +158,18 @@ def _metrics_section(source: ExportSource, library: str) -> str:
 
 def _metrics(source: ExportSource, split: str) -> dict[str, Any] | None:
     folder = source.run.evaluation(split)
-    return measured(source, folder) if (folder / METRICS).is_file() else None
+    return checked_metrics(source, folder) if (folder / METRICS).is_file() else None
 
 
-def measured(source: ExportSource, folder: Path) -> dict[str, Any]:
+def checked_metrics(source: ExportSource, folder: Path) -> dict[str, Any]:
     """The metrics in an evaluation folder of the run. Raises TriageError where they are of another adapter, or damaged."""
     metrics = read_metrics(folder)
     if metrics.get("adapter_fingerprint") != source.card["fingerprint"]:
+        mode = metrics.get("mode")
+        how = f", with the --precision and --fields that '{mode}' stands for" if mode else ""
         raise TriageError(
             f"{folder / METRICS} was measured on another adapter than this run's. Measure it again (triage evaluate "
-            f"{source.run.folder} --split {metrics.get('split')}, as the folder's name says), or remove that folder."
+            f"{source.run.folder} --split {metrics.get('split')}{how}), or remove that folder."
         )
     return metrics
 

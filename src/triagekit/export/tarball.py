@@ -14,7 +14,7 @@ import yaml
 from triagekit.errors import TriageError
 from triagekit.evaluation.evaluate import METRICS
 from triagekit.export.merged_folder import copy_tokenizer
-from triagekit.export.model_card import measured, packed_card
+from triagekit.export.model_card import checked_metrics, packed_card
 from triagekit.export.public import public_base, public_card, public_settings, public_summary
 from triagekit.export.source import ExportSource, open_run
 from triagekit.files.atomic import atomic_path, write_json, write_text
@@ -100,7 +100,7 @@ def _gather(source: ExportSource, folder: Path, base: str) -> None:
         shutil.copyfile(path, folder / path.name)
     for path in sorted(source.run.folder.glob(f"eval/**/{METRICS}")):
         # predictions.parquet, which is left out, holds the tickets.
-        metrics = measured(source, path.parent)
+        metrics = checked_metrics(source, path.parent)
         target = folder / path.relative_to(source.run.folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         write_json(target, {key: value for key, value in metrics.items() if key != "predictions_fingerprint"})

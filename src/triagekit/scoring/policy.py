@@ -51,7 +51,7 @@ class ThresholdPolicy:
         adapter = adapter_folder(run)
         card, schema = read_card(adapter), load_schema(adapter / SCHEMA)
         if not merged and card.get("quantization"):
-            precision = _beside_a_quantized_base(adapter, card["quantization"], precision)
+            precision = _precision_beside_base(adapter, card["quantization"])
         mode = DecodingMode.of(schema, precision, fields)
         if not any(field.name in (mode.fields or schema.field_names) for field in schema.label_fields):
             raise TriageError("auto_at judges labels, and the fields asked for are free text alone: leave it out.")
@@ -81,8 +81,8 @@ class ThresholdPolicy:
         return judged, beside
 
 
-def _beside_a_quantized_base(adapter: Path, quantization: Mapping[str, Any], precision: str) -> str:
-    """The precision under which `triage evaluate` decodes as an adapter does that stays beside the base it was trained on."""
+def _precision_beside_base(adapter: Path, quantization: Mapping[str, Any]) -> str:
+    """The precision under which `triage evaluate` decodes as an adapter does that stays beside its quantised base."""
     if quantization.get("bits") == 4 and quantization.get("type") == "nf4":
         return NF4
     raise TriageError(

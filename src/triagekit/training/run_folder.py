@@ -24,7 +24,7 @@ Status = Literal["running", "finished", "stopped", "preempted"]
 # it another run.
 PLACE_KEYS = ("name", "output", "hardware", "report_to")
 
-_ADDED_LATER: dict[str, Any] = {"labels_alone_share": 0.0}
+ADDED_LATER: dict[str, Any] = {"labels_alone_share": 0.0}
 """Settings that came after the first runs were made, as they were for a run whose config.yaml does not name them."""
 
 
@@ -161,7 +161,7 @@ class RunFolder:
         data = load_yaml(self.config).data
         if not isinstance(data, dict):
             raise TriageError(f"{self.config} is damaged: it holds no settings.")
-        return {**_ADDED_LATER, **data}
+        return {**ADDED_LATER, **data}
 
     def read(self, path: Path) -> dict[str, Any]:
         """One of this run's JSON files; {} when it is not there (yet)."""

@@ -89,13 +89,13 @@ def run(options: argparse.Namespace) -> int:
                 **mode,
             )
         if not options.json:
-            print_metrics(str(folder), results[str(folder)], _usual(options, folder))
+            print_metrics(str(folder), results[str(folder)], _usual_command(options, folder))
     if options.json:
         print_json(results)
     return 0
 
 
-def _usual(options: argparse.Namespace, folder: Path) -> str:
+def _usual_command(options: argparse.Namespace, folder: Path) -> str:
     """The command that decodes the same tickets in the usual way."""
     given = {"--limit": options.limit, "--base": options.base, "--data": options.data}
     words = ["triage", "evaluate", str(folder), "--split", options.split]
@@ -104,7 +104,7 @@ def _usual(options: argparse.Namespace, folder: Path) -> str:
 
 
 def print_metrics(name: str, metrics: dict[str, Any], usual: str = "") -> None:
-    """One set of metrics as tables. `usual`: the command that measures the usual records of the same tickets."""
+    """One set of metrics as tables. `usual`: the command that measures the usual records of the same tickets, for a mode."""
     from triagekit.evaluation.wording import (
         abstention_rows,
         calibrated_rows,

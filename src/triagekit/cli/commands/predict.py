@@ -75,14 +75,14 @@ def _check_thresholds(options: argparse.Namespace) -> None:
     """Raises ProblemsError for what no threshold can mean."""
     given = {"--auto-threshold": options.auto_threshold, "--auto-at": options.auto_at}
     problems = [
-        Problem(name, f"{value:g} is no share: give a number above 0, at most 1, such as 0.9")
+        Problem(name, f"{value:g} is no share.", "Give a number above 0, at most 1, such as 0.9.")
         for name, value in given.items()
         if value is not None and not 0 < value <= 1
     ]
     if None not in given.values():
-        problems.append(Problem("--auto-at", "decides the same as --auto-threshold: give one of them"))
+        problems.append(Problem("--auto-at", "decides the same as --auto-threshold.", "Give one of them."))
     if options.free and options.auto_at is not None:
-        problems.append(Problem("--auto-at", "needs confidences, and free writing has none: leave --free out"))
+        problems.append(Problem("--auto-at", "needs confidences, and free writing has none.", "Leave --free out."))
     if problems:
         raise ProblemsError("The thresholds cannot be used:", problems)
 
