@@ -33,8 +33,8 @@ missing are named with the command that makes it.
 
 All models are trained whole: the embedded base over its rows once, at the learning rate at which JSON and the compact format
 do best (`methods_it_tickets_formats_5000.json`), the one that is grown from it as long, random ones just long enough that the
-engines agree on the text. In a quick run the training is too short for that, and engines write records of other lengths: its
-ratio is that of the time which a written token takes.
+engines agree on the text, a quick run as short as that too. Where engines still differ there, records may have other
+lengths, so the quick ratio is that of the time which a written token takes.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ GPU_ENGINES = (
     "transformers_continuous",
 )
 ROWS = 5000
-QUICK_TICKETS, QUICK_STEPS, QUICK_ROWS = 48, 12, 500
+# Enough steps that engines write the same text, and tickets that the batches' ends, where rows run out, are not most of the time.
+QUICK_TICKETS, QUICK_STEPS, QUICK_ROWS = 320, 40, 2000
 QUICK_PEER = "transformers_xgrammar_prefix"
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """How idle threads wait: left as the caller has it, for all engines alike, and recorded."""
